@@ -1,1 +1,1 @@
-"""The partner: how one record becomes one HTTP call and one outcome."""
+"""The partner: turn one record into one HTTP call and one outcome."""

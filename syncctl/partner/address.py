@@ -1,6 +1,6 @@
 """Addresses: the rules for a partner's URL, its token endpoint and its proxy, and for the endpoint of a stream.
 
-Settings are checked with the functions that the client reads the same values with.
+Settings are checked with the functions with which the client reads the same values.
 """
 
 import re
@@ -14,7 +14,7 @@ from syncctl.errors import ConfigurationError
 T = TypeVar("T")
 
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
-# Only the name of a column may have blanks.
+# Only the name of a column may contain blanks.
 _ENDPOINT = re.compile(rf"({'|'.join(METHODS)})[ \t]+(/(?:[^\s{{]|\{{[^{{}}\r\n]*+)*)", re.IGNORECASE)
 _LOOKUP_ENDPOINT = re.compile(r"GET[ \t]+(/(?:[^\s{]|\{[^{}\r\n]*+)*)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{[^{}/]+\}")
@@ -25,12 +25,12 @@ _DROPPED = ("Cc", "Cf", "Zl", "Zp")
 _UNICODE_ESCAPE = re.compile(r"%u([0-9A-Fa-f]{4})")
 _OVERLONG = re.compile(rb"[\xc0\xc1].|\xe0..|\xf0.{3}|\xf8.{4}|\xfc.{5}", re.DOTALL)
 _CUT = re.compile(r"[;\s\x00-\x1f\x7f-\x9f]")
-"""Where servers end a segment early: at its parameters, at a blank of a request line, at a NUL."""
+"""Characters at which servers end a segment early: before parameters, at a blank of a request line, at a NUL."""
 _LOOK_ALIKES = str.maketrans({
     "\u3002": ".", "\u2215": "/", "\u2044": "/", "\u29f8": "/", "\u2216": "\\", "\u29f5": "\\", "\u29f9": "\\",
     "\u00a5": "\\", "\u20a9": "\\",
 })  # fmt: skip
-"""Characters that servers fold into dots and slashes, beside those that NFKC folds."""
+"""Characters that servers fold into dots and slashes, in addition to those that NFKC folds."""
 _READINGS_AT_MOST = 32
 _ENCODE = "percent-encode special characters of user and password"
 
@@ -39,7 +39,7 @@ def split_url(url: str) -> SplitResult:
     """Return the parts of a URL.
 
     Raises:
-        ValueError: it has none, or a #. The text does not show the URL, which may hold a password.
+        ValueError: the text is not a URL, or has a #. The error does not show the URL, which may contain a password.
     """
     try:
         parts = urlsplit(url)
@@ -55,7 +55,7 @@ def check_host_and_port(parts: SplitResult) -> None:
     """Check that a URL leads to a server.
 
     Raises:
-        ValueError: it has no host, or no port that can be used.
+        ValueError: the URL has no host, or no port that can be used.
     """
     try:
         port = parts.port
@@ -71,7 +71,7 @@ def parse_base_url(url: str) -> SplitResult:
     """Return the parts of a partner's URL.
 
     Raises:
-        ValueError: no call can be made with it; the text does not show it.
+        ValueError: no call can be made with the URL; the error does not show it.
     """
     parts = _parse_web_url(url, "remove them and set auth")
     if parts.query:
@@ -88,16 +88,16 @@ def parse_token_url(url: str) -> SplitResult:
     """Return the parts of a token endpoint's URL.
 
     Raises:
-        ValueError: no call can be made with it; the text does not show it.
+        ValueError: no call can be made with the URL; the error does not show it.
     """
     return _parse_web_url(url, "set client_id and client_secret")
 
 
 def parse_webhook_url(url: str) -> SplitResult:
-    """Return the parts of the URL that alerts are posted to.
+    """Return the parts of the URL to which alerts are posted.
 
     Raises:
-        ValueError: no call can be made with it; the text does not show it.
+        ValueError: no call can be made with the URL; the error does not show it.
     """
     return _parse_web_url(url, "put what identifies you into its path or query")
 
@@ -106,7 +106,7 @@ def parse_proxy_url(url: str) -> SplitResult:
     """Return the parts of a proxy's URL.
 
     Raises:
-        ValueError: it is not one of an HTTP proxy; the text does not show it.
+        ValueError: it is not the URL of an HTTP proxy; the error does not show it.
     """
     parts = split_url(url)
     if parts.scheme != "http":
@@ -131,7 +131,7 @@ def parse_endpoint(text: str) -> tuple[str, str]:
     """Return (method, path) of `POST /orders` or `PUT /orders/{id}`.
 
     Raises:
-        ValueError: with the form that is allowed.
+        ValueError: the text has another form; the error shows the allowed one.
     """
     match = _ENDPOINT.fullmatch(text.strip())
     if match is None:
@@ -146,7 +146,7 @@ def parse_lookup_endpoint(text: str) -> tuple[str, str]:
     """Return (method, path) of `GET /orders?ref={id}`.
 
     Raises:
-        ValueError: with the form that is allowed.
+        ValueError: the text has another form; the error shows the allowed one.
     """
     match = _LOOKUP_ENDPOINT.fullmatch(text.strip())
     if match is None:
@@ -159,7 +159,7 @@ def check_path(path: str) -> None:
     """Check the path of an endpoint.
 
     Raises:
-        ValueError: servers would read another path than the one that is written.
+        ValueError: servers would not read the path as it is written.
     """
     if set("{}") & set(_PLACEHOLDER.sub("", path)):
         raise ValueError(f'{path!r} has an unpaired brace; write a column as in "PUT /orders/{{id}}"')
@@ -170,12 +170,12 @@ def check_path(path: str) -> None:
 
 
 def find_dot_segment(path: str) -> str | None:
-    """Return the segment `.` or `..` that a server may see in a path, in whatever spelling; None where there is none.
+    """Return the segment `.` or `..` that a server may see in a path, however it is written; None if there is none.
 
-    Servers, and proxies before them, decode a path, some of them more than once, and resolve such segments after that:
-    nginx takes `/orders/..%2Fadmin` for `/admin`. So slashes of both kinds separate segments, encoded or not, and
-    overlong UTF-8, `%u002e`, characters that are folded into dots, slashes and percent signs, `;parameters`, control
-    characters and blanks hide nothing.
+    Servers, and proxies before them, decode a path, some of them more than once, and then resolve such segments: nginx
+    reads `/orders/..%2Fadmin` as `/admin`. Slashes of both kinds, encoded or not, therefore separate segments here; and
+    a segment is recognized despite overlong UTF-8, `%u002e`, characters that are folded into dots, slashes and percent
+    signs, `;parameters`, control characters and blanks.
     """
     if path.isascii() and "." not in path and "%" not in path:
         return None
@@ -187,11 +187,11 @@ def find_dot_segment(path: str) -> str | None:
 
 
 def count_empty_segments(path: str) -> int:
-    """Return how many segments of a path a server may see as empty, in whatever spelling of the slashes.
+    """Return how many segments of a path a server may see as empty, however the slashes are written.
 
-    Servers that decode a path merge slashes after that: nginx takes `/orders/%2F4712` for `/orders/4712`, and
-    `/orders/%2F` for `/orders/`. Blanks, control characters and `;parameters` make no segment: Tomcat takes
-    `/orders/;x` for `/orders/`.
+    Servers decode a path and then merge slashes: nginx reads `/orders/%2F4712` as `/orders/4712`, and `/orders/%2F` as
+    `/orders/`. A segment of only blanks, control characters or `;parameters` is empty too: Tomcat reads `/orders/;x` as
+    `/orders/`.
     """
     if _ORDINARY.fullmatch(path):
         return 0
@@ -203,10 +203,10 @@ def count_empty_segments(path: str) -> int:
 
 
 def _list_readings(path: str) -> list[str] | None:
-    """Return what servers may read in a path: as it is, decoded once, twice and so on, and folded before or after.
+    """Return the ways in which servers may read a path: as it is, decoded once or more often, folded before or after.
 
     Returns:
-        None where there is no end to it: nothing ordinary is encoded that often.
+        None if there are too many readings: no ordinary path is encoded that often.
     """
     readings = [path]
     for reading in readings:
@@ -222,7 +222,8 @@ def _cut(segment: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """Return a text with the characters that servers take for dots and slashes, and without those that they drop."""
+    """Return a text with look-alikes replaced by the dots and slashes for which servers take them, without characters
+    that servers drop."""
     folded = unicodedata.normalize("NFKC", text.translate(_LOOK_ALIKES)).translate(_LOOK_ALIKES)
     if folded.isprintable():
         return folded
@@ -230,7 +231,7 @@ def _fold(text: str) -> str:
 
 
 def _decode(text: str, *, is_lenient: bool = False) -> str:
-    """Return a text with its percent-encoding decoded once, `%u002e` too; leniently, also overlong UTF-8."""
+    """Return a text with its percent-encoding, and `%u002e`, decoded once; if lenient, overlong UTF-8 too."""
     text = _UNICODE_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
     content = unquote_to_bytes(text.encode("utf-8", "surrogatepass"))
     if is_lenient:
@@ -239,9 +240,10 @@ def _decode(text: str, *, is_lenient: bool = False) -> str:
 
 
 def _shorten_overlong(match: re.Match[bytes]) -> bytes:
-    """Return the ASCII character of a sequence that is longer than it should be; any other sequence as it is.
+    """Return the ASCII character that an overlong sequence encodes; any other sequence unchanged.
 
-    Like a decoder that takes six bits of each byte after the first, whatever else that is: `%c0%2e` for a dot.
+    This works like a decoder that takes six bits of each byte after the first and ignores its other bits: `%c0%2e` is a
+    dot.
     """
     first, *rest = match[0]
     code = first & (0xFF >> (len(match[0]) + 1))
@@ -251,10 +253,10 @@ def _shorten_overlong(match: re.Match[bytes]) -> bytes:
 
 
 def read_setting(key: str, text: str, parse: Callable[[str], T]) -> T:
-    """Return what one of these functions reads.
+    """Return the result of reading a setting with one of these functions.
 
     Raises:
-        ConfigurationError: for its ValueError; names the setting and does not show a URL.
+        ConfigurationError: the function raised a ValueError; this error names the setting and does not show a URL.
     """
     try:
         return parse(text)

@@ -1,4 +1,4 @@
-"""Bulk calls: one request for many rows, under a key of its own, and the result of each row in its response."""
+"""Bulk calls: one request for many rows, under its own key, and the result of each row in the response."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from syncctl.partner.response import (
 )
 
 ENVELOPE_BYTES = 64
-"""Of the body of a bulk call, around its rows."""
+"""The bytes around the rows in the body of a bulk call."""
 PlannedCall = tuple[Record, Call]
 _HEADERS_OF_A_CALL = ("Idempotency-Key", "Syncctl-Attempt", "Content-Length")
 _MISSING: Any = object()
@@ -40,12 +40,12 @@ class BulkCall:
 
     records: tuple[Record, ...]
     call: Call
-    #: The body is a list of rows, and the response may hold a list of results.
+    #: Whether the body is a list of rows; the response may then contain a list of results.
     is_list: bool = False
 
 
 def hash_bulk_mapping(mapping_hash: str, batching: Batching) -> str:
-    """Return the name of a mapping whose rows go in bulk calls: there the same row has other bytes."""
+    """Return the hash of a mapping whose rows are sent in bulk calls, in which the same row has other bytes."""
     if batching.size <= 1:
         return mapping_hash
     parts = (mapping_hash, batching.under or "", batching.key)
@@ -53,17 +53,17 @@ def hash_bulk_mapping(mapping_hash: str, batching: Batching) -> str:
 
 
 def limit_response_bytes(batching: Batching) -> int:
-    """Return how much of a response is read; with results it grows with the rows of a call."""
+    """Return how many bytes of a response are read; with results, the limit grows with the rows of a call."""
     if batching.results is None:
         return BODY_AT_MOST_BYTES
     return min(BODY_AT_MOST_BYTES + batching.size * RESULT_AT_MOST_BYTES, RESULTS_AT_MOST_BYTES)
 
 
 def refuse_second_key(body: bytes, batching: Batching) -> None:
-    """Check that a row has no field of its own with the name of its key's: readers would take that for the key.
+    """Check that a row has no field with the name of the key field: readers would take that field for the key.
 
     Raises:
-        Unsendable: it has.
+        Unsendable: the row has such a field.
     """
     if batching.size <= 1 or not body.startswith(b"{"):
         return
@@ -86,10 +86,11 @@ def combine_calls(
 ) -> Iterator[BulkCall]:
     """Combine calls that differ only in their row, in their order, up to the size of a batch.
 
-    Rows that failed in company go with others that did, so that they spoil no further calls (invariant 12).
+    Rows that failed together with others are combined only with such rows, so that they spoil no other calls
+    (invariant 12).
 
     Args:
-        bytes_at_most: The size of a body, as far as the partner's limit is known; one row may be larger.
+        bytes_at_most: The largest size of a body, if the partner's limit is known; a single row may be larger.
     """
     if batching.size <= 1:
         for record, call in planned:
@@ -101,7 +102,7 @@ def combine_calls(
         at_most = min(batching.size, record.rows_at_most or batching.size)
         kind = (at_most, *_name_likeness(record, call))
         alike = waiting.setdefault(kind, [])
-        # Most partners have shown no limit, and then nothing needs to be measured.
+        # Most partners have shown no limit; then nothing needs to be measured.
         size = 0 if bytes_at_most is None else len(_add_key(record, call.body, batching)) + 1
         if alike and bytes_at_most is not None and sizes[kind] + size > bytes_at_most:
             yield _join_calls(alike, batching)
@@ -115,7 +116,7 @@ def combine_calls(
 
 
 def _name_likeness(record: Record, call: Call) -> tuple[Any, ...]:
-    """Return what must be the same in all calls of a bulk call; a body that is not a JSON object goes alone."""
+    """Return the parts that all calls in a bulk call must share; a body that is not a JSON object goes alone."""
     if call.goes_alone or not call.body.startswith(b"{"):
         return (record.id,)
     headers = tuple(sorted((name, value) for name, value in call.headers.items() if name not in _HEADERS_OF_A_CALL))
@@ -123,7 +124,7 @@ def _name_likeness(record: Record, call: Call) -> tuple[Any, ...]:
 
 
 def _join_calls(planned: Sequence[PlannedCall], batching: Batching) -> BulkCall:
-    """Return one call for several; the same rows under the same keys give the same bytes under the same key."""
+    """Return one call for several calls; the same rows under the same keys give the same bytes under the same key."""
     records = tuple(record for record, _ in planned)
     first = planned[0][1]
     if first.goes_alone or not first.body.startswith(b"{"):
@@ -141,7 +142,7 @@ def _join_calls(planned: Sequence[PlannedCall], batching: Batching) -> BulkCall:
 
 
 def _add_key(record: Record, body: bytes, batching: Batching) -> bytes:
-    """Return a row with its own key as its first field, by which the partner recognizes repeats."""
+    """Return a row with its own key added as the first field, by which the partner recognizes repeats."""
     key = json.dumps(batching.key).encode() + b":" + json.dumps(record.idempotency_key).encode()
     rest = body[1:].lstrip()
     return b"{" + key + (b"" if rest.startswith(b"}") else b",") + rest
@@ -155,7 +156,7 @@ class ResultReader:
     redact: Redact
     #: The stream's own verdicts by status.
     outcomes: OutcomeRules = field(default_factory=OutcomeRules)
-    #: Reads the partner's values of a row in its result; None where none are captured.
+    #: Reads the partner's values of a row from its result; None if none are captured.
     capture: Capture | None = None
 
     def split_outcome(self, bulk: BulkCall, outcome: Outcome, response: Response | None) -> list[Outcome]:
@@ -167,7 +168,7 @@ class ResultReader:
         results = _read_results(response, self.batching.results)
         by_row = None if results is None else self._assign(results, bulk.records)
         if by_row is None:
-            # The partner may have the rows, and its response cannot be read.
+            # The partner may have the rows, but its response cannot be read.
             error = _explain_unreadable(response, results, self.batching.results, rows)
             return _repeat_for_rows(_make_ambiguous(outcome, error), bulk)
         return [
@@ -185,10 +186,11 @@ class ResultReader:
         return self.capture.add_result(outcome, result)
 
     def _has_results(self, outcome: Outcome, response: Response) -> bool:
-        """Tell whether to look for results: a 5xx or refused credentials are about the call, whatever the body lists.
+        """Tell whether to look for results of rows.
 
-        So is a rejection, where the results have neither a status nor a condition to judge a row by, and a 2xx that
-        the stream's own conditions do not accept.
+        A 5xx or refused credentials concern the whole call, whatever the body lists. So does a rejection if the results
+        have neither a status nor a condition by which to judge a row, and a 2xx that the stream's own conditions do not
+        accept.
         """
         if outcome.verdict is Verdict.ACCEPTED or 200 <= response.status <= 299:
             return outcome.verdict is Verdict.ACCEPTED
@@ -197,10 +199,10 @@ class ResultReader:
         return judges_rows and is_about_rows
 
     def _assign(self, results: list[Any], records: Sequence[Record]) -> list[Any] | None:
-        """Return the result of each row: by the name of the row, or else by its place; None where places do not fit.
+        """Return the result of each row, found by the row's name, otherwise by its place; None if places do not match.
 
-        The name is a row's `Idempotency-Key`; or its key where that is one column and every name in the results is
-        such a key. A partner may name rows by its own ids.
+        The name is the row's `Idempotency-Key`, or the row's key if that is one column and every name in the results is
+        such a key. A partner may instead name rows by its own ids.
         """
         if self.batching.result_key is None:
             return results if len(results) == len(records) else None
@@ -237,7 +239,7 @@ class ResultReader:
         rules = self.outcomes.list_rules(record.op, names_row=True)
         verdict = decide_verdict(status, sent=True, complete=True, rules=rules)
         if status in PAUSING_STATUSES and status not in rules:
-            # About this row: the call itself had the right credentials and reached its endpoint.
+            # This concerns the row: the call itself had the right credentials and reached its endpoint.
             verdict = Verdict.REJECTED
         error = None if verdict is Verdict.ACCEPTED else f"HTTP {status} for this row: {message}".rstrip(": ")
         return replace(whole, verdict=verdict, status=status, error=error, has_own_rule=True)
@@ -253,7 +255,7 @@ def _repeat_for_rows(outcome: Outcome, bulk: BulkCall) -> list[Outcome]:
 def _send_alone(outcome: Outcome, bulk: BulkCall) -> Outcome:
     """Return the outcome of rows that were rejected together: one bad row must not fail the others (invariant 12).
 
-    Which row it is only shows when each is sent alone. If the body was too large, fewer rows make a smaller one.
+    Only sending each row alone shows which row is bad. If the body was too large, fewer rows make a smaller one.
     """
     rows = len(bulk.records)
     if outcome.verdict is not Verdict.REJECTED or rows == 1:
@@ -289,7 +291,7 @@ def _explain_unreadable(response: Response, results: list[Any] | None, path: str
 
 
 def _read_results(response: Response, path: str) -> list[Any] | None:
-    """Return the list of results in a response; None where there is none."""
+    """Return the list of results in a response; None if there is none."""
     try:
         document = read_json(response)
     except ValueError:
@@ -299,7 +301,7 @@ def _read_results(response: Response, path: str) -> list[Any] | None:
 
 
 def _name_results(results: Sequence[Any], path: tuple[str | int, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield results with the name of the row that each is about."""
+    """Yield each result with the name of its row."""
     for result in results:
         name, _ = find_value(result, path)
         if isinstance(name, str | int) and not isinstance(name, bool):
@@ -307,5 +309,5 @@ def _name_results(results: Sequence[Any], path: tuple[str | int, ...]) -> Iterat
 
 
 def _show_key(record: Record) -> str | None:
-    """Return a record's key as text, where it is one column."""
+    """Return a record's key as text if it is one column, otherwise None."""
     return str(next(iter(record.key.values()))) if len(record.key) == 1 else None

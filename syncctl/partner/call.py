@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Unsendable(Exception):
-    """A record that cannot be turned into a call: it fails without one (invariant 9).
+    """A record cannot be turned into a call; it fails without one (invariant 9).
 
     Args:
-        reason: One line for people; never holds a secret.
+        reason: One line for people; never contains a secret.
     """
 
     def __init__(self, reason: str) -> None:
@@ -30,9 +30,9 @@ class Call:
     url: str = field(repr=False)
     #: Path and query as they are sent; a secret once it is signed.
     target: str = field(repr=False)
-    #: Its target is that of one row: it is not combined with others, and its body is no list.
+    #: Whether its target addresses one row, so that it is not combined with others and its body is not a list.
     goes_alone: bool = False
-    #: Holds secrets.
+    #: The headers; they contain secrets.
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 

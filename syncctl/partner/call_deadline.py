@@ -19,8 +19,8 @@ _call: ContextVar[_Call] = ContextVar("call")
 class CallDeadline:
     """The call that this thread or this task is making; threads and tasks that it starts see the same one.
 
-    `ends_at` is by the monotonic clock. `sent` turns true when the first byte of the request may have left; a
-    connection that ends before that has brought nothing to the partner.
+    `ends_at` is by the monotonic clock. `sent` becomes true when the first byte of the request may have been sent; a
+    connection that ends before that has delivered nothing to the partner.
     """
 
     @property
@@ -30,7 +30,7 @@ class CallDeadline:
 
     @property
     def sent(self) -> bool:
-        """Whether a byte of the request may have left."""
+        """Whether a byte of the request may have been sent."""
         return self._current.sent
 
     @sent.setter
@@ -43,21 +43,21 @@ class CallDeadline:
 
     @property
     def _current(self) -> _Call:
-        found = _call.get(None)
-        if found is None:
-            found = _Call()
-            _call.set(found)
-        return found
+        call = _call.get(None)
+        if call is None:
+            call = _Call()
+            _call.set(call)
+        return call
 
 
 call_deadline = CallDeadline()
 
 
 def seconds_until(ends_at: float) -> float:
-    """Return what is left, always above zero (zero would mean "do not wait at all").
+    """Return the time that is left, always above zero (zero would mean "do not wait at all").
 
     Raises:
-        TimeoutError: Nothing is left.
+        TimeoutError: No time is left.
     """
     left = ends_at - time.monotonic()
     if left <= 0:

@@ -1,4 +1,4 @@
-"""Concurrent calls: the event loop keeps as many under way as the limit allows; their outcomes return in a queue."""
+"""Concurrent calls: the event loop runs as many calls as the limit allows; their outcomes come back through a queue."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from syncctl.partner.client import PartnerClient
 from syncctl.partner.event_loop import event_loop
 
 MayStart = Literal["start", "wait", "return"]
-"""Whether a call may begin: now, not yet (it and those behind it are asked again soon), or not at all."""
+"""Whether a call may begin: now, not yet (it and the calls behind it are asked again soon), or not at all."""
 
 AGAIN_AFTER_SECONDS = 0.05
 
@@ -25,25 +25,26 @@ class WaitingCall:
 
     client: PartnerClient
     bulk: BulkCall
-    #: Asked on the event loop right before the call; must not block.
+    #: Called on the event loop right before the call; must not block.
     may_start: Callable[[], MayStart]
-    #: Whose call it is, for the one who planned it.
+    #: An object by which the planner recognizes its call.
     owner: Any = None
     started_at: float | None = field(default=None, init=False)
 
 
 CallResult = tuple[WaitingCall, list[Outcome] | None]
-"""A call and what it came to for each of its rows; None where it was not made."""
+"""A call and the outcome of each of its rows; None if the call was not made."""
 
 
 class CallRunner:
-    """The calls to one partner that one delivery loop has under way.
+    """The running calls of one delivery loop to one partner.
 
-    Every call that was pushed comes back exactly once. Unless `counts_slow`, the limit counts only calls of less than a
-    second: a call that hangs until its deadline delays no other, up to a bound for sockets and memory.
+    Every pushed call comes back exactly once. Unless `counts_slow` is set, only calls that have run for less than a
+    second count towards the limit: a call that hangs until its deadline delays no other, up to a bound for sockets and
+    memory.
 
     Args:
-        results: Takes the results, in the order in which the calls end.
+        results: Receives the results, in the order in which the calls end.
     """
 
     SLOW_SECONDS = 1.0
@@ -64,12 +65,12 @@ class CallRunner:
 
     @property
     def under_way(self) -> int:
-        """How many calls are under way."""
+        """How many calls are running."""
         return len(self._running)
 
     @property
     def most_under_way(self) -> int | None:
-        """How many calls are under way at most while the limit is not raised; None until its last change is settled."""
+        """The most calls that run while the limit is not raised; None until its last change has taken effect."""
         return max(len(self._running), self.limit) if self._settled == self._changes else None
 
     @property
@@ -83,14 +84,14 @@ class CallRunner:
             self._loop.call_soon_threadsafe(self._push, calls)
 
     def set_limit(self, limit: int) -> None:
-        """Allow this many calls at once from now on; those under way go on. With 0, those that wait come back."""
+        """Allow this many calls at once from now on; running calls continue. With 0, waiting calls come back."""
         if limit != self.limit:
             self.limit = limit
             self._changes += 1
             self._loop.call_soon_threadsafe(self._settle, self._changes)
 
     def _settle(self, change: int) -> None:
-        """Act on a change of the limit. From now on calls end, and others begin only below it."""
+        """Act on a change of the limit: from now on, a call begins only while fewer calls run."""
         self._fill()
         self._settled = change
 
@@ -100,14 +101,14 @@ class CallRunner:
 
     def _fill(self) -> None:
         if self.limit == 0:
-            # Nobody knows for how long they would wait.
+            # It is not known for how long they would wait.
             while self._waiting:
                 self._results.put((self._waiting.popleft(), None))
         while self._waiting and self._has_room():
             call = self._waiting[0]
             try:
                 answer = call.may_start()
-            except Exception:  # noqa: BLE001 - not even a bug of ours loses a record
+            except Exception:  # noqa: BLE001 - not even a bug in syncctl loses a record
                 answer = "return"
             if answer == "wait":
                 self._look_again_after(AGAIN_AFTER_SECONDS)
@@ -130,7 +131,7 @@ class CallRunner:
         return running - len(self._slow) < self.limit
 
     def _age(self) -> None:
-        """Set apart the calls that have become slow; look again when the next one has, for until then none may end."""
+        """Mark the calls that have become slow; look again when the next one has, as no call may end until then."""
         before = time.monotonic() - self.SLOW_SECONDS
         while self._young:
             call = self._young[0]
@@ -168,7 +169,7 @@ class CallRunner:
 
 
 def take_results(results: "SimpleQueue[CallResult]", *, timeout_seconds: float) -> list[CallResult]:
-    """Wait for a result for so long, and return all there are."""
+    """Wait up to this long for a first result, and return all results that have arrived."""
     taken: list[CallResult] = []
     try:
         taken.append(results.get(timeout=timeout_seconds) if timeout_seconds > 0 else results.get_nowait())

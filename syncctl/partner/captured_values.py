@@ -1,4 +1,4 @@
-"""Capture: take the partner's own values of a row, such as its id, out of an answer. None of them is trusted."""
+"""Capture: read the partner's own values of a row, such as its id, from an answer. None of them is trusted."""
 
 import math
 import unicodedata
@@ -16,37 +16,37 @@ from syncctl.core.rows import Value
 from syncctl.partner.response import Response, read_exact_json
 
 RESPONSE_AT_MOST_BYTES = 1024 * 1024
-"""Of an answer from which values are captured: many partners answer with the whole object."""
+"""The largest answer from which values are captured: many partners answer with the whole object."""
 _LOCATIONS = frozenset({"location", "content-location"})
-"""Headers that hold an address, whose last segment is the value."""
+"""Headers that contain an address whose last segment is the value."""
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Categories of characters that no id holds: controls, half surrogate pairs, line and paragraph separators."""
+"""Categories of characters that no id contains: controls, half surrogate pairs, line and paragraph separators."""
 _UNREAD: Any = object()
 
 
 class NotCaptured(Exception):
-    """A value that is not there, or that is no id."""
+    """A value is missing, or cannot be an id."""
 
 
 class FoundSeveral(Exception):
-    """A lookup found more than one object of a row."""
+    """A lookup found more than one object for a row."""
 
 
 @dataclass(kw_only=True, slots=True)
 class _Answer:
-    """An answer in which values are looked up; its JSON is read once, when the first rule needs it."""
+    """An answer in which values are looked up; its JSON is parsed once, when the first rule needs it."""
 
     response: Response | None
     document: Any = _UNREAD
 
     def find(self, rule: str, find_in: Callable[[Any, Path, str], Any]) -> Any:
-        """Return what stands where a rule says.
+        """Return the value at the place that a rule names.
 
         Args:
-            find_in: Looks a path up in the JSON.
+            find_in: Looks up a path in the JSON.
 
         Raises:
-            NotCaptured: It is not there.
+            NotCaptured: There is no value at that place.
         """
         kind, place = parse_capture(rule)
         if kind == "header":
@@ -68,7 +68,7 @@ class Capture:
         return self._read(outcome, response, _UNREAD)
 
     def add_result(self, outcome: Outcome, result: Any) -> Outcome:
-        """Return an accepted outcome of one row with the values of its result in the answer to a call of many."""
+        """Return an accepted outcome of one row with the values of its result in the answer to a bulk call."""
         return self._read(outcome, None, result)
 
     def _read(self, outcome: Outcome, response: Response | None, document: Any) -> Outcome:
@@ -83,10 +83,10 @@ class Capture:
         return replace(outcome, captured=values, not_captured="; ".join(problems) or None)
 
     def check(self, value: Any) -> Value:
-        """Return a value of an answer, if it can be an id.
+        """Return a value of an answer if it can be an id.
 
         Raises:
-            NotCaptured: It cannot; the text does not show it.
+            NotCaptured: The value cannot be an id; the error does not show it.
         """
         if isinstance(value, float):
             value = Decimal(repr(value)) if math.isfinite(value) else None
@@ -95,7 +95,7 @@ class Capture:
         if not isinstance(value, bool | int | Decimal | str):
             raise NotCaptured(f"is {'a list' if isinstance(value, list) else 'an object'}, not a single value")
         if isinstance(value, Decimal) and not (value.is_finite() and abs(value.adjusted()) <= LENGTH_AT_MOST):
-            # Written out, 1E+999999999 fills the memory of a worker.
+            # Written out, 1E+999999999 would fill a worker's memory.
             raise NotCaptured("is a number that cannot be an id")
         text = str(value)
         if not text:
@@ -111,21 +111,22 @@ class Capture:
 
 
 def make_failed_lookup(outcome: Outcome, error: str | None = None, *, is_final: bool = False) -> Outcome:
-    """Return the outcome of a lookup that says nothing of the row; unless it is final, it is asked again."""
+    """Return the outcome of a lookup that says nothing about the row; unless it is final, the lookup is repeated."""
     verdict = Verdict.REJECTED if is_final else Verdict.RETRY_LATER
     return replace(outcome, verdict=verdict, lookup="failed", error=f"lookup: {error or outcome.error or 'no answer'}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LookupReader:
-    """Reads whether the partner has an object of a row. In doubt it says so: to take an object for missing would
-    create it twice.
+    """Reads from an answer whether the partner has an object for a row.
+
+    If that is in doubt, it says so: an object that is wrongly taken for missing would be created twice.
     """
 
     capture: Capture
     #: The names of the values without which the object cannot be addressed.
     needed: frozenset[str]
-    #: The lookup's path names the row, so that a 404 is about the row. That of a list says nothing of its rows.
+    #: Whether the lookup's path names the row, so that a 404 concerns the row. A 404 of a list says nothing about rows.
     names_row_in_path: bool
 
     def read(self, outcome: Outcome, response: Response) -> Outcome:
@@ -146,16 +147,16 @@ class LookupReader:
         answer = _Answer(response=response)
         for name, rule in self.capture.rules.items():
             try:
-                found = answer.find(rule, _find_one)
+                value = answer.find(rule, _find_one)
             except NotCaptured as error:
                 return make_failed_lookup(outcome, f"{rule} {error}")
             except FoundSeveral as error:
                 return make_failed_lookup(outcome, str(error), is_final=True)
-            if found is None:
+            if value is None:
                 absent.append(rule)
                 continue
             try:
-                values[name] = self.capture.check(found)
+                values[name] = self.capture.check(value)
             except NotCaptured as error:
                 return make_failed_lookup(outcome, f"{rule} {error}", is_final=True)
         if not values:
@@ -178,7 +179,7 @@ def _find_one(document: Any, path: Path, rule: str) -> Any:
     """Return the value at a path; None if the answer says that there is no object: null, or an empty list or object.
 
     Raises:
-        NotCaptured: It says nothing of that.
+        NotCaptured: The answer has no such path, and does not say that there is no object.
         FoundSeveral: There are several objects.
     """
     for step in path:

@@ -1,4 +1,4 @@
-"""The partner's client: one record becomes one call, and one call one outcome."""
+"""The partner's client: turn one record into one call, and one call into one outcome."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -39,15 +39,15 @@ __all__ = ["Call", "PartnerClient", "Probe", "Unsendable"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Whether a partner can be reached."""
+    """The result of testing whether a partner can be reached."""
 
-    #: True for any HTTP response.
+    #: Whether any HTTP response came back.
     reachable: bool
     status: int | None
     #: One line for people.
     detail: str
     duration_ms: float
-    #: False where the auth could not sign the call, so that the partner was not called.
+    #: Whether the auth could sign the call; if not, the partner was not called.
     is_signed: bool = True
 
 
@@ -58,7 +58,7 @@ class PartnerClient:
         token_cache: Shares OAuth2 tokens between processes.
 
     Raises:
-        ConfigurationError: a URL, endpoint, header, credential or certificate that no call could be made with.
+        ConfigurationError: a URL, endpoint, header, credential or certificate with which no call could be made.
     """
 
     def __init__(self, partner: Partner, stream: Stream, *, token_cache: TokenCache | None = None) -> None:
@@ -87,21 +87,21 @@ class PartnerClient:
         self._transport = Transport(partner, base, response_at_most=response_at_most)
         self._origin = f"{base.scheme}://{base.netloc}"
         self.mapping_hash = hash_bulk_mapping(self._builder.mapping_hash, stream.batching)
-        """The name of everything that shapes a call for the same record; holds no secret."""
+        """A hash of everything that shapes a call for the same record; contains no secret."""
         self.codec = self._builder.codec
-        """The text encoding of its bodies."""
+        """The text encoding of the bodies."""
         warn_unverified([partner])
 
     def hash_remote(self, record: Record) -> str:
-        """Name the remote values that shape a record's call; empty where none do."""
+        """Return a hash of the remote values that shape a record's call; empty if none do."""
         return self._builder.hash_remote(record)
 
     def prepare(self, record: Record) -> Call:
         """Turn a record into a call. Safe to repeat: the same record gives the same bytes under the same key.
 
         Raises:
-            Unsendable: the record cannot be turned into a call, or not in the time of a row (invariant 14); sending it
-                again would not help.
+            Unsendable: the record cannot be turned into a call, or not in the time that a row may take (invariant 14);
+                trying again would not help.
         """
         row_time.begin()
         try:
@@ -139,7 +139,7 @@ class PartnerClient:
         return Call(method="GET", url=self._origin + target, target=target, headers=headers, body=b"", goes_alone=True)
 
     def send(self, call: Call) -> Outcome:
-        """Make a call and return its outcome, within the partner's deadline for the whole of it.
+        """Make a call and return its outcome, within the partner's deadline for a whole call.
 
         Never raises for errors of the partner or the network. Sends nothing twice, except after a 401 that new
         credentials may fix: once, with the same bytes.
@@ -166,7 +166,7 @@ class PartnerClient:
             if capture is None or response is None or record.op == "delete" or outcome.verdict is not Verdict.ACCEPTED:
                 return [outcome]
             if record.step == "update" and self._batching.results is not None:
-                # The paths begin at a row's result, and this answer has none.
+                # The paths of captured values begin at a row's result, and this answer has none.
                 return [outcome]
             outcome = capture.add_to(outcome, response)
             is_known = record.step == "update" and self._capture.keys() <= record.remote.keys()
@@ -175,7 +175,7 @@ class PartnerClient:
         return reader.split_outcome(bulk, outcome, response)
 
     async def _look_up(self, call: Call) -> Outcome:
-        """Ask for the partner's object of a row: nothing can take effect later, and whatever fails is asked again."""
+        """Ask for the partner's object of a row. A lookup cannot take effect later, and is repeated if it fails."""
         outcome, response, redact = await self._send(call, is_lookup=True)
         lookup, endpoint = self._lookup, self._endpoints.lookup
         if lookup is None or endpoint is None or response is None:
@@ -223,7 +223,7 @@ class PartnerClient:
             )
             verdict = judgement.verdict
             error = judgement.why or error
-        # A 2xx with results may refuse some of its rows.
+        # A 2xx response with results may refuse some of the rows.
         is_refusal = verdict is not Verdict.ACCEPTED or self._batching.results is not None
         excerpt = make_excerpt(response, redact, is_refusal=is_refusal)
         if verdict is not Verdict.ACCEPTED:
@@ -244,7 +244,7 @@ class PartnerClient:
         )
 
     def probe(self) -> Probe:
-        """Tell whether the partner can be reached, by an OPTIONS to its base URL, which changes nothing there."""
+        """Test whether the partner can be reached, by an OPTIONS request to its base URL, which changes nothing."""
         started = time.monotonic()
         headers = {name: value for name, value in self._headers.items() if name.lower() != "content-type"}
         target = self._endpoints.send.root
@@ -264,7 +264,7 @@ class PartnerClient:
         return Probe(reachable=True, status=response.status, detail=detail, duration_ms=duration_ms)
 
     def show(self, call: Call) -> Call:
-        """Return a call for people: as it would be sent, with its secrets replaced."""
+        """Return a call for display: as it would be sent, with its secrets replaced."""
         own = {name.lower() for name in self._partner.headers}
         headers = {name: REDACTED if name.lower() in own else value for name, value in call.headers.items()}
         return add_auth_headers(replace(call, headers=headers), self._auth.show())
@@ -275,10 +275,10 @@ class PartnerClient:
         self._waiting.close()
 
     async def _send_signed(self, call: Call) -> tuple[Response | None, str | None, AuthHeaders]:
-        """Sign a call and send it; once more where the partner refused the signature and there is another one.
+        """Sign a call and send it; do so once more if the partner refused the credentials and there may be others.
 
         Raises:
-            AuthError: it cannot be signed; nothing was sent, or only a call that the partner answered with 401.
+            AuthError: the call cannot be signed; nothing was sent, or only a call that the partner answered with 401.
         """
         auth_headers = await self._sign(call)
         response, error = await self._exchange(add_auth_headers(call, auth_headers))
@@ -288,7 +288,7 @@ class PartnerClient:
         return response, error, auth_headers
 
     async def _sign(self, call: Call) -> AuthHeaders:
-        """Sign on the event loop; in a thread where that may wait for a token endpoint."""
+        """Sign on the event loop, or in a thread if signing may wait for a token endpoint."""
         return await self._waiting.run(self._auth.sign, call) if self._auth.may_wait() else self._auth.sign(call)
 
     async def _may_repeat(self, auth_headers: AuthHeaders) -> bool:

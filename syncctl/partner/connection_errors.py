@@ -1,4 +1,4 @@
-"""The error of a call that got no response: one line, without secrets and without bytes from the partner."""
+"""Explain why a call got no response, in one line without secrets and without bytes from the partner."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from syncctl.partner.proxy import ProxyError
 _REFUSED_IN_HANDSHAKE = re.compile(
     r"ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|CERTIFICATE_\w+|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)"
 )
-"""With TLS 1.3 a server refuses our certificate after we have sent the request; it has not read it then."""
+"""With TLS 1.3, a server refuses our certificate after we have sent the request, but without having read it."""
 
 
 class ClosedTransportError(Exception):
@@ -21,11 +21,11 @@ class ClosedTransportError(Exception):
 
 
 class NotHttpError(Exception):
-    """What came back is no HTTP response to the request."""
+    """The partner's bytes are not an HTTP response to the request."""
 
 
 def was_refused_in_handshake(error: BaseException) -> bool:
-    """Tell whether the server ended TLS because of our certificate: it took nothing of the request."""
+    """Tell whether the server ended TLS because of our certificate; it has then read nothing of the request."""
     return any(
         isinstance(cause, ssl.SSLError) and _REFUSED_IN_HANDSHAKE.search(getattr(cause, "reason", None) or "")
         for cause in walk_causes(error)
@@ -38,7 +38,7 @@ def explain_error(error: BaseException, *, host: str, seconds: float, sent: bool
     Args:
         host: The partner's host and port.
         seconds: The deadline of the whole call.
-        sent: Whether a byte of the request may have left.
+        sent: Whether a byte of the request may have been sent.
     """
     causes = tuple(walk_causes(error))
     for cause in causes:

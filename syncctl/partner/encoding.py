@@ -1,4 +1,4 @@
-"""Bodies: content types, the JSON of a row, as it is or by the mapping of `fields`, and the text of templates.
+"""Bodies: content types, the JSON of a row (as it is, or mapped by `fields`), and the text of templates.
 
 Values are exact, and the same record gives the same bytes each time (invariant 7).
 """
@@ -23,9 +23,9 @@ from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
 
 ENCODING_VERSION = 1
-"""Raise it whenever the same record would become other bytes: its keys then change with them."""
+"""Raise this whenever the same record would be encoded to other bytes: its `Idempotency-Key` then changes too."""
 EXACT = decimal.Context(prec=100)
-"""For decimals in templates and schemas: those of 38 digits stay exact in a sum or a product, in every process."""
+"""The context for decimals in templates and schemas: 38-digit decimals stay exact in a sum or a product, everywhere."""
 
 UTF_8 = "utf-8"
 _CHARSET = re.compile(r";\s*charset=([^;]*)", re.IGNORECASE)
@@ -39,7 +39,7 @@ _encoder = simplejson.JSONEncoder(
     ensure_ascii=False,
     use_decimal=True,
     allow_nan=False,
-    encoding=None,  # type: ignore[arg-type]  # None refuses bytes; the default would take them for UTF-8 text
+    encoding=None,  # type: ignore[arg-type]  # None refuses bytes; the default would read them as UTF-8 text
 )
 
 
@@ -69,7 +69,7 @@ def _read_media_type(content_type: str) -> str:
 
 
 def encode_body(record: Record, decimals: Decimals = "number") -> bytes:
-    """Return the JSON of a record's payload, or of its key where it has none (a delete).
+    """Return the JSON of a record's payload, or of its key if it has no payload (a delete).
 
     Columns keep their order, and decimals and integers all their digits. Safe to repeat: the same record gives
     the same bytes, in every process.
@@ -78,13 +78,13 @@ def encode_body(record: Record, decimals: Decimals = "number") -> bytes:
         decimals: `string` writes decimals as strings without an exponent, for readers whose numbers are floats.
 
     Raises:
-        Unsendable: a value that JSON cannot represent; names its column.
+        Unsendable: JSON cannot represent a value; the error names its column.
     """
     return _encode_values(_prepare_values(choose_values(record), decimals))
 
 
 def choose_values(record: Record) -> Mapping[str, Value]:
-    """Return the columns that a call is made from: the row, or the key where there is no row (a delete)."""
+    """Return the columns from which a call is made: the row, or the key if there is no row (a delete)."""
     return record.key if record.payload is None else record.payload
 
 
@@ -92,13 +92,13 @@ def encode_text(value: object) -> str:
     """Return the JSON of a value.
 
     Raises:
-        ValueError, TypeError, OverflowError: JSON cannot represent it.
+        ValueError, TypeError, OverflowError: JSON cannot represent the value.
     """
     return _encoder.encode(value)
 
 
 def write_raw(text: str) -> Any:
-    """Return a text that is JSON as a value which the encoder writes as it is."""
+    """Wrap a text that is already JSON, so that the encoder writes it unchanged."""
     return simplejson.RawJSON(text)
 
 
@@ -106,13 +106,13 @@ def check_json(text: str) -> None:
     """Check that a text is one JSON document.
 
     Raises:
-        Unsendable: it is not; names the place, and never shows the text there.
+        Unsendable: the text is not JSON; the error names the place, and never shows the text there.
     """
     try:
-        # Numbers stay text: a partner may take larger ones than Python.
+        # Numbers stay text: a partner may accept larger ones than Python.
         simplejson.loads(text, parse_int=str, parse_float=str)
     except simplejson.JSONDecodeError as error:
-        # The library's message is a pattern; from the percent sign on it would show a character of the body.
+        # The library's message is a pattern; the part from the percent sign on would show a character of the body.
         wrong = str(error.msg).partition("%")[0].strip()
         raise Unsendable(f"the body is not JSON: line {error.lineno}, column {error.colno}: {wrong}") from error
     except RecursionError as error:
@@ -126,7 +126,7 @@ class FieldMap:
         self._rules = tuple(rules)
         self._decimals = decimals
         self._named = {rule.column for rule in rules}
-        #: The names of the partner's values that it has places for.
+        #: The names of the partner's values that the mapping uses.
         self.remote_names = frozenset(
             rule.column[len(REMOTE) :] for rule in rules if rule.column is not None and rule.column.startswith(REMOTE)
         )
@@ -137,7 +137,7 @@ class FieldMap:
         A record without a row (a delete) has only the columns of its key: fields of other columns are left out.
 
         Raises:
-            Unsendable: a column that the row does not have, or a value that JSON cannot represent.
+            Unsendable: the row lacks a column, or JSON cannot represent a value.
         """
         values = _prepare_values(choose_values(record), self._decimals)
         remote = _prepare_values({REMOTE + name: value for name, value in record.remote.items()}, self._decimals)
@@ -148,7 +148,7 @@ class FieldMap:
             elif rule.column is None:
                 _find_object(document, rule.target[:-1])[rule.target[-1]] = rule.constant
             elif rule.column.startswith(REMOTE):
-                # Left out before the partner has told it, as in the call that creates its object.
+                # The value is left out until the partner has returned it, as in the call that creates its object.
                 if rule.column in remote:
                     _find_object(document, rule.target[:-1])[rule.target[-1]] = remote[rule.column]
             elif rule.column in values:
@@ -170,17 +170,17 @@ class FieldMap:
 
 
 def _find_object(document: dict[str, Any], path: Target) -> dict[str, Any]:
-    """Return the object at a path, made where there is none."""
+    """Return the object at a path; create it if there is none."""
     for name in path:
         document = document.setdefault(name, {})
     return document
 
 
 def _prepare_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str, Any]:
-    """Return columns as the encoder takes them.
+    """Return columns in the form that the encoder accepts.
 
     Raises:
-        Unsendable: a decimal that JSON cannot represent; names its column.
+        Unsendable: JSON cannot represent a decimal; the error names its column.
     """
     prepared: dict[str, Any] = dict(values)
     for column, value in values.items():
@@ -196,10 +196,10 @@ _AS_IS = frozenset({str, int, float, bool, type(None)})
 
 
 def prepare_value(value: Value, decimals: Decimals) -> Any:
-    """Return a value as the encoder takes it; a JSON document goes as it is, whatever `decimals` says.
+    """Return a value in the form that the encoder accepts; a JSON document stays unchanged, whatever `decimals` is.
 
     Raises:
-        ValueError: a decimal that JSON cannot represent; the text is that decimal.
+        ValueError: JSON cannot represent a decimal; the error's text is that decimal.
     """
     if isinstance(value, Decimal):
         # The encoder writes a decimal as its text, and would let NaN and Infinity through.
@@ -237,13 +237,13 @@ def _explain_unencodable(values: Mapping[str, object], error: Exception) -> str:
 
 
 def find_codec(content_type: str, template: str = "") -> str:
-    """Return the text encoding of a body: that of the content type, else that of the XML declaration, else UTF-8.
+    """Return the text encoding of a body: from the content type, otherwise the XML declaration, otherwise UTF-8.
 
     Args:
         template: The template of the body, which may begin with an XML declaration.
 
     Raises:
-        ValueError: It is unknown, the two contradict each other, or the type knows no other than UTF-8.
+        ValueError: The encoding is unknown, the two contradict each other, or the content type allows only UTF-8.
     """
     match = _CHARSET.search(content_type)
     charset = None if match is None else match[1].strip()
@@ -260,7 +260,7 @@ def find_codec(content_type: str, template: str = "") -> str:
 
 
 def find_declared(text: str) -> str | None:
-    """Return the encoding of an XML declaration; None where there is none."""
+    """Return the encoding that an XML declaration states; None if there is none."""
     match = _DECLARED.match(text.lstrip("\ufeff"))
     return None if match is None else read_codec(match[1])
 
@@ -269,7 +269,7 @@ def read_codec(name: str) -> str:
     """Return the usual name of a text encoding.
 
     Raises:
-        ValueError: It is unknown.
+        ValueError: The encoding is unknown.
     """
     try:
         "".encode(name)
@@ -293,10 +293,10 @@ class BodyContent:
         self._is_markup = is_markup(content_type)
 
     def check_own_texts(self, texts: Iterable[tuple[int, str]]) -> None:
-        """Check the texts that a template writes itself, each with its line: they would fail every row.
+        """Check the texts that a template itself writes, each with its line: a bad one would fail every row.
 
         Raises:
-            ValueError: One holds a character that has no form; names the line.
+            ValueError: A text has a character that the body cannot represent; the error names the line.
         """
         for line, text in texts:
             wrong = _NOT_IN_XML.search(text) if self._is_markup else None
@@ -313,17 +313,17 @@ class BodyContent:
         """Return the bytes of a body.
 
         Args:
-            row: The columns that it was made from, to name the one with a character that has no form.
+            row: The columns from which it was made, to name the one with a character that the body cannot represent.
 
         Raises:
-            Unsendable: It is not what the content type says.
+            Unsendable: The text is not what the content type says.
         """
         if self._is_json:
             check_json(text)
         elif self._is_markup:
             _refuse(_NOT_IN_XML, text, row, "XML" if self._is_xml else "HTML")
         elif self._is_form and (match := _NOT_IN_A_FORM.search(text)):
-            # Values were checked as they were written.
+            # Values were already checked when they were written.
             raise Unsendable(f"the body holds U+{ord(match[0]):04X}, which must be percent-encoded in a form")
         if self._is_xml:
             self._check_xml(text)
@@ -343,7 +343,7 @@ class BodyContent:
             raise Unsendable("the body is not XML: its declaration names an unknown encoding") from error
         if declared is not None and declared != self.codec:
             raise Unsendable(f"the body is sent as {self.codec}, and its XML declaration says {declared}")
-        # Its own declaration of the encoding is about the bytes, and this is the text.
+        # The document's own encoding declaration is about its bytes, but this is text.
         parser = expat.ParserCreate(encoding=UTF_8)
         try:
             parser.Parse(text.encode(UTF_8), True)
@@ -365,9 +365,9 @@ def _describe(letter: str, row: Mapping[str, Value], kind: str) -> str:
 
 
 def _holds(value: Any, letter: str) -> bool:
-    """Tell whether a character stands in a value, or in one nested in it."""
+    """Tell whether a character occurs in a value, or in a value nested in it."""
     if isinstance(value, JsonText):
-        # Some characters stand there as escapes.
+        # Some characters are written as escapes there.
         return letter in value.text or json.dumps(letter)[1:-1] in value.text
     if isinstance(value, dict):
         return any(_holds(inner, letter) for inner in value.values())

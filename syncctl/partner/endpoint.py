@@ -1,4 +1,4 @@
-"""Where calls go: the partner's base URL and the stream's paths with their placeholders."""
+"""The targets of calls: the partner's base URL, and the stream's paths with their placeholders."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ from syncctl.partner.encoding import ENCODING_VERSION
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 VALUE_AT_MOST = 16_384
-"""Characters of a value in an address, which few servers take half of."""
+"""The longest value in an address, in characters; few servers accept even half of that."""
 _KEPT_IN_PATH = "/%:@!$&'()*+,;=~-._?"
 
 
@@ -34,11 +34,11 @@ class Endpoint:
     """The method and the address of calls of a stream.
 
     Args:
-        setting: Where it is set.
+        setting: The key of the setting, for errors.
         parse: Reads a method and a path.
 
     Raises:
-        ConfigurationError: a URL, method or path that no call could be made with.
+        ConfigurationError: a URL, method or path with which no call could be made.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Endpoint:
         self.method, _ = read_setting(key, f"{stream.method} /", parse)
         read_setting(key, self.template, check_path)
         self._base_path = quote(self.base.path.rstrip("/"), safe=_KEPT_IN_PATH)
-        # Odd places hold placeholders, even ones fixed text.
+        # Parts at odd positions are placeholders, parts at even ones fixed text.
         parts = _PLACEHOLDER.split(self.template)
         self._plain = parts[::2]
         self._fixed = [quote(part, safe=_KEPT_IN_PATH) for part in parts[::2]]
         self.columns = tuple(parts[1::2])
-        #: The names of the partner's values that it needs.
+        #: The names of the partner's values that the path needs.
         self.remote_names = find_remote_names(self.template)
 
     @property
@@ -70,27 +70,30 @@ class Endpoint:
 
     @property
     def names_row(self) -> bool:
-        """Whether each row has an address of its own."""
+        """Whether each row has its own address."""
         return bool(self.columns)
 
     @property
     def names_row_in_path(self) -> bool:
-        """Whether the path ends in a row's own segment: `/orders/{id}`. `/customers/{customer_id}/orders` is a list."""
+        """Whether the path ends in a row's own segment, as in `/orders/{id}`.
+
+        `/customers/{customer_id}/orders` is the path of a list.
+        """
         return "{" in self.template.partition("?")[0].rstrip("/").rpartition("/")[2]
 
     @property
     def mapping_hash(self) -> str:
-        """Name everything that shapes a call for the same record; holds no secret (12 hex digits)."""
+        """A hash of everything that shapes a call for the same record (12 hex digits); contains no secret."""
         parts = [str(ENCODING_VERSION), self.method, self._base_path, self.template]
         if self._decimals != "number":
             parts.append(f"decimals={self._decimals}")
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def fill(self, record: Record) -> str:
-        """Return the target for a record: the path under the base URL, each value URL-encoded as one piece.
+        """Return the target for a record: the path under the base URL, with each value URL-encoded as a whole.
 
         Raises:
-            Unsendable: a placeholder without a value, or a value that would change the path's shape.
+            Unsendable: a placeholder has no value, or a value would change the structure of the path.
         """
         if not self.columns:
             return self._base_path + self._fixed[0]
@@ -102,9 +105,9 @@ class Endpoint:
         return self._base_path + "".join(pieces)
 
     def _check_segments(self, texts: Sequence[str]) -> None:
-        """Refuse values that would take the call to another path.
+        """Refuse values that would lead the call to another path.
 
-        Servers resolve dots and merge slashes, also encoded ones. Values in the query go as they are.
+        Servers resolve dots and merge slashes, even encoded ones. Values in the query are not restricted.
         """
         path = filled = bare = self._plain[0]
         for column, text, plain in zip(self.columns, texts, self._plain[1:], strict=True):
@@ -114,7 +117,7 @@ class Endpoint:
             path += text.replace("?", "/").replace("#", "/") + plain
             filled += text + plain
             bare += "x" + plain
-        # Several columns may spell together what none of them does.
+        # Several columns together may form a segment that no single one contains.
         empty = count_empty_segments(filled) - count_empty_segments(bare)
         self._refuse("its columns make", dots=find_dot_segment(path.partition("?")[0]), empty=empty)
 
@@ -129,10 +132,10 @@ class Endpoint:
 
 
 class Endpoints:
-    """The endpoints of a stream: one for all its calls, and those that deletes, updates and lookups may have.
+    """The endpoints of a stream: a general one, and separate ones that deletes, updates and lookups may have.
 
     Raises:
-        ConfigurationError: a URL, method or path that no call could be made with.
+        ConfigurationError: a URL, method or path with which no call could be made.
     """
 
     def __init__(self, partner: Partner, stream: Stream) -> None:
@@ -162,10 +165,10 @@ def find_placeholders(path: str) -> tuple[str, ...]:
 
 
 def add_columns(path: str, columns: Sequence[str]) -> str | None:
-    """Return a path that names these columns too: in its query if that has columns already, or as segments.
+    """Return a path that also names these columns: in its query if that names columns already, otherwise as segments.
 
     Returns:
-        None if a placeholder cannot hold the name of one of them.
+        None if a placeholder cannot contain the name of one of the columns.
     """
     if set("{}/\r\n") & set("".join(columns)):
         return None

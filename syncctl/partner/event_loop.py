@@ -1,4 +1,4 @@
-"""The event loop of a process: one thread carries hundreds of calls under way at once."""
+"""The event loop of a process: one thread runs hundreds of calls at once."""
 
 import asyncio
 import contextvars
@@ -16,7 +16,7 @@ _lock = threading.Lock()
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop of this process, started in a thread of its own when it is first asked for."""
+    """Return the loop of this process; at the first call, start it in its own thread."""
     global _loop
     with _lock:
         if _loop is None:
@@ -27,9 +27,9 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run_on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the loop and wait for its result; from any thread but the loop's own.
+    """Run a coroutine on the loop and wait for its result; may be called from any thread but the loop's own.
 
-    It sees the caller's context: the deadline of the call that it belongs to.
+    The coroutine sees the caller's context, which has the deadline of the call that it belongs to.
     """
     loop, context = event_loop(), contextvars.copy_context()
     done: Future[T] = Future()
@@ -43,9 +43,9 @@ def run_on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class WaitingRoom:
-    """A few threads for one client's functions that may block: the clients of others do not wait for them.
+    """A few threads for functions of one client that may block, so that other clients do not wait for them.
 
-    Safe after a fork, which none of the threads survives.
+    Safe after a fork, although the threads do not survive it.
     """
 
     THREADS_AT_MOST = 4
@@ -64,7 +64,7 @@ class WaitingRoom:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(context.run, function, *args))
 
     def close(self) -> None:
-        """Let the threads end once they are done."""
+        """Let the threads end once their work is done."""
         pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
             pool.shutdown(wait=False)
@@ -79,7 +79,7 @@ def _settle(done: "Future[T]", ended: "asyncio.Task[T]") -> None:
 
 
 def _forget_after_fork() -> None:
-    """Begin anew in a forked child: threads do not survive a fork, and a lock may have been held."""
+    """Start afresh in a forked child: threads do not survive a fork, and a lock may have been held."""
     global _loop, _lock
     _loop, _lock = None, threading.Lock()
 

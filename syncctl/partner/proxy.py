@@ -12,7 +12,7 @@ from syncctl.partner.auth.basic import encode_basic
 
 
 class ProxyError(Exception):
-    """The proxy refused or failed: nothing reached the partner. The text is one line, without a secret."""
+    """The proxy refused the call or failed: nothing reached the partner. The text is one line without a secret."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,15 +25,15 @@ class Proxy:
 
     @property
     def name(self) -> str:
-        """Host and port, as people write them."""
+        """Host and port for display."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def read_proxy(url: str, key: str) -> Proxy | None:
-    """Return the proxy that a setting names; None where it is empty.
+    """Return the proxy that a setting names; None if the setting is empty.
 
     Raises:
-        ConfigurationError: it is not the URL of an HTTP proxy; never shows it.
+        ConfigurationError: the value is not the URL of an HTTP proxy; the error never shows it.
     """
     if not url:
         return None
@@ -45,7 +45,7 @@ def read_proxy(url: str, key: str) -> Proxy | None:
 
 
 def spell_proxy_secrets(url: str) -> set[str]:
-    """Return a proxy's password in every form in which it is sent; empty where the URL cannot be read."""
+    """Return a proxy's password in every form in which it is sent; nothing if the URL cannot be read."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -57,11 +57,11 @@ def spell_proxy_secrets(url: str) -> set[str]:
 
 
 def find_proxy_error(error: BaseException, proxy: Proxy | None, host: str, *, sent: bool) -> ProxyError | None:
-    """Return what a proxy did wrong, None where the trouble lies behind it or there is none.
+    """Return the error of a proxy; None if the cause lies behind the proxy, or there is no proxy.
 
     Args:
         host: The partner's host and port.
-        sent: Whether the way to the partner stood, so that what went wrong is not the proxy's.
+        sent: Whether the connection to the partner was established, so that the proxy is not the cause.
     """
     import aiohttp
 

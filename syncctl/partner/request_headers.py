@@ -1,4 +1,4 @@
-"""HTTP headers of a call: the rules for names and values, those of every call, and a stream's own."""
+"""HTTP headers of a call: rules for names and values, the headers of every call, and a stream's own headers."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ def is_header_name(text: str) -> bool:
 
 
 def is_header_value(text: str) -> bool:
-    """Tell whether a value can be sent as it is: printable ASCII, so that no line break makes two headers of it."""
+    """Tell whether a value can be sent as it is: printable ASCII, so that no line break splits it into two headers."""
     return _VALUE.fullmatch(text) is not None
 
 
@@ -51,7 +51,7 @@ def make_common_headers(partner: Partner) -> dict[str, str]:
     """Return the headers of every call to a partner; the partner's own replace the defaults of the same name.
 
     Raises:
-        ConfigurationError: a header that HTTP does not allow, or that syncctl sets. Never shows a value.
+        ConfigurationError: HTTP does not allow a header, or syncctl sets it. The error never shows a value.
     """
     headers = {
         "Content-Type": "application/json",
@@ -72,7 +72,7 @@ def check_auth_headers(partner: Partner, auth: Auth) -> None:
     """Check that the headers of the partner's auth can be sent, and contradict no other header.
 
     Raises:
-        ConfigurationError: they cannot. Never shows a value.
+        ConfigurationError: a header cannot be sent, or contradicts another. The error never shows a value.
     """
     prefix = f"partners.{partner.name}"
     own = {name.lower(): name for name in partner.headers}
@@ -99,7 +99,7 @@ def check_header(key: str, name: str, value: str) -> None:
     """Check that HTTP allows a header.
 
     Raises:
-        ConfigurationError: it does not. Never shows the value.
+        ConfigurationError: HTTP does not allow the header. The error never shows the value.
     """
     if is_header_name(name) and is_header_value(value):
         return
@@ -111,10 +111,10 @@ def check_header(key: str, name: str, value: str) -> None:
 
 
 class HeaderTemplates:
-    """The headers that a stream adds to its calls: templates, whose values cannot add another header."""
+    """The headers that a stream adds to its calls, as templates; values in them cannot add another header."""
 
     def __init__(self, templates: Mapping[str, str], decimals: Decimals, remote: Sequence[str] = ()) -> None:
-        # Brings Jinja2, which a stream without templates does without.
+        # This imports Jinja2, which a stream without templates does not need.
         from syncctl.partner.request.template import TextTemplate
 
         self._templates = {
@@ -124,15 +124,15 @@ class HeaderTemplates:
 
     @property
     def remote_names(self) -> frozenset[str] | None:
-        """The names of the partner's values that they hold; None if they may hold any."""
+        """The names of the partner's values in these headers; None if they may contain any."""
         names = [template.remote_names for template in self._templates.values()]
         return None if None in names else frozenset[str]().union(*filter(None, names))
 
     def refuse_duplicates(self, taken: Iterable[str], *, key: str) -> None:
-        """Refuse a header that each call carries already.
+        """Refuse a header that every call already has.
 
         Raises:
-            ConfigurationError: two values would contradict each other.
+            ConfigurationError: two values of a header would contradict each other.
         """
         others = {name.lower() for name in taken} - _REPLACEABLE
         for name in self._templates:
@@ -144,7 +144,7 @@ class HeaderTemplates:
         """Return the headers of a record, without those whose text is empty.
 
         Raises:
-            Unsendable: a value that a header cannot hold.
+            Unsendable: a header cannot contain a value.
         """
         headers = {}
         for name, template in self._templates.items():

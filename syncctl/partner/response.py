@@ -1,4 +1,4 @@
-"""A partner's response: read up to a cap, and described in one line where it is a refusal."""
+"""A partner's response: read up to a cap, and described in one line if it is a refusal."""
 
 import codecs
 import re
@@ -18,14 +18,14 @@ from syncctl.core.safe_text import clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
 RESULT_AT_MOST_BYTES = 4 * 1024
-"""The share of each row in the response to a bulk call."""
+"""How many bytes each row adds to the cap of a bulk call's response."""
 RESULTS_AT_MOST_BYTES = 16 * 1024 * 1024
 EXCERPT_AT_MOST = 500
 MESSAGE_AT_MOST = 200
 VALUE_AT_MOST = 60
 CODING_AT_MOST = 20
 MEMBERS_AT_MOST = 16
-"""Of a body in gzip: each begins anew, so that many small ones would cost more than they hold."""
+"""The most members of a gzip body: each starts a new stream, so many small ones would cost more than they contain."""
 _GZIP = b"\x1f\x8b"
 
 # The fields in which APIs explain a refusal, among them those of RFC 9457 (problem details) and OAuth.
@@ -44,7 +44,7 @@ _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _CODECS = re.compile(
     r"utf-(8|16|16-[bl]e|32|32-[bl]e)|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_(jp|kr)|gb(2312|k|18030)|big5"
 )
-"""Python's names of the encodings that APIs are met with; others are slow, or no encodings of text."""
+"""Python's names of the encodings that APIs use; other codecs are slow, or are not text encodings."""
 _JSON_IN_UTF_16 = {b"{\0": "utf-16-le", b"[\0": "utf-16-le", b"\0{": "utf-16-be", b"\0[": "utf-16-be"}
 _TITLE = re.compile(r"<title[^>]*>([^<]*)</title>", re.IGNORECASE)
 
@@ -58,34 +58,34 @@ class Response:
     body: bytes
     #: Why it could not be read to its end.
     error: Exception | None = None
-    #: It is longer than the cap.
+    #: Whether the body is longer than the cap.
     is_capped: bool = False
-    #: The coding of a body that was not unpacked, as gzip or br; empty where the body is as it was meant.
+    #: The coding of a body that was not unpacked, such as gzip or br; empty if the body is plain.
     coding: str = ""
 
 
 class Unpacked(NamedTuple):
-    """A body without its unasked compression."""
+    """A body without its unrequested compression."""
 
     body: bytes
-    #: The coding that could not be taken off.
+    #: The coding that could not be removed.
     coding: str = ""
-    #: Its compression ends before its end.
+    #: Whether the compressed data is cut off.
     is_broken: bool = False
 
 
 def unpack_body(body: bytes, coding: str, *, at_most: int) -> Unpacked:
-    """Return a body without its unasked compression.
+    """Return a body without its unrequested compression.
 
     Args:
-        coding: The header `Content-Encoding`; a body that is plain in spite of it is left as it is.
-        at_most: At most one byte more is unpacked, however much there would be (invariant 14).
+        coding: The header `Content-Encoding`; a body that is plain in spite of it stays unchanged.
+        at_most: The cap in bytes; at most one byte more is unpacked, however large the body is (invariant 14).
     """
     name = clean_text(coding).strip().lower().removeprefix("x-")
     if body.startswith(_GZIP):
         name, options = "gzip", [zlib.MAX_WBITS + 16]
     elif name == "deflate":
-        # Some servers leave out the header of zlib.
+        # Some servers leave out zlib's header.
         options = [zlib.MAX_WBITS, -zlib.MAX_WBITS]
     else:
         is_plain = name in {"", "identity", "gzip"} or body[:1] in {b"{", b"["}
@@ -99,7 +99,7 @@ def unpack_body(body: bytes, coding: str, *, at_most: int) -> Unpacked:
 
 
 def _inflate(body: bytes, bits: int, at_most: int) -> Unpacked:
-    """Return the members of a body, one after the other; what is no further member is padding."""
+    """Return the unpacked members of a body, joined; bytes after the last member are padding."""
     unpacked = b""
     for _ in range(MEMBERS_AT_MOST):
         inflater = zlib.decompressobj(bits)
@@ -114,18 +114,20 @@ def _inflate(body: bytes, bits: int, at_most: int) -> Unpacked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """What a stream's conditions say of the JSON of a 2xx."""
+    """The judgement of a 2xx response's JSON by a stream's conditions."""
 
     verdict: Verdict
-    #: Why, where it is not an acceptance.
+    #: The reason, if the verdict is not an acceptance.
     why: str = ""
 
 
 def judge_json(
     response: Response, *, accepted_when: str | None, rejected_when: str | None, redact: Redact
 ) -> Judgement:
-    """Judge a 2xx by a stream's conditions: what meets `rejected_when` is refused, what misses `accepted_when` is not
-    accepted yet. Where the response cannot be read, the partner may have the record.
+    """Judge a 2xx response by a stream's conditions.
+
+    A response that meets `rejected_when` is a refusal; one that does not meet `accepted_when` is not an acceptance yet.
+    If the response cannot be read, the partner may have the record.
     """
     if accepted_when is None and rejected_when is None:
         return Judgement(verdict=Verdict.ACCEPTED)
@@ -158,19 +160,19 @@ def make_excerpt(response: Response, redact: Redact, *, is_refusal: bool) -> str
     """Return the beginning of the body as safe text; secrets are replaced first, so that none is cut in half.
 
     Args:
-        is_refusal: The body may explain a refusal, also that of one row, or of a call with a 2xx.
+        is_refusal: Whether the body may explain a refusal, even of a single row, or of a call with a 2xx.
     """
     if not response.body:
         return ""
     if response.coding:
         return f"({redact(response.coding)}-encoded, {len(response.body)} bytes)"
-    # Whatever repeats a call in its error may cut it.
+    # A server that repeats the call in its error may cut it off, and a secret with it.
     is_cut = is_refusal or not 200 <= response.status <= 299 or response.error is not None or response.is_capped
     return clean_text(redact(_decode(response), is_cut=is_cut))[:EXCERPT_AT_MOST]
 
 
 def _decode(response: Response) -> str:
-    """Return the body as text: in the encoding that its type or its first bytes name, else in UTF-8."""
+    """Return the body as text, in the encoding that its content type or its first bytes name, otherwise in UTF-8."""
     if response.body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     else:
@@ -188,10 +190,10 @@ def _read_charset(content_type: str) -> str:
 
 
 def read_json(response: Response) -> Any:
-    """Return the JSON of a body, in whatever encoding it is, and with NaN and Infinity, as many servers write it.
+    """Return the JSON of a body in any encoding; NaN and Infinity are allowed, because many servers write them.
 
     Raises:
-        ValueError: It is not JSON.
+        ValueError: The body is not JSON.
     """
     return _parse_json(_decode(response))
 
@@ -200,7 +202,7 @@ def read_exact_json(response: Response) -> Any:
     """Return the JSON of a body with all digits of its numbers.
 
     Raises:
-        ValueError: It is not JSON.
+        ValueError: The body is not JSON.
     """
     return _parse_json(_decode(response), use_decimal=True)
 
@@ -213,7 +215,7 @@ def _parse_json(text: str, *, use_decimal: bool = False) -> Any:
 
 
 def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
-    """Return one line about a refusal, in the partner's own words where it has any."""
+    """Return one line about a refusal, in the partner's own words if it gives any."""
     if 300 <= response.status <= 399:
         target = _describe_redirect(response, redact)
         return f"HTTP {response.status}: points to {target}; redirects are never followed"
@@ -222,7 +224,7 @@ def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
 
 
 def _describe_redirect(response: Response, redact: Redact) -> str:
-    """Return the host alone: the rest of a Location may hold a session or a token."""
+    """Return only the host of a redirect: the rest of a Location may contain a session or a token."""
     location = response.headers.get("Location")
     if not location:
         return "nowhere"
@@ -234,7 +236,7 @@ def _describe_redirect(response: Response, redact: Redact) -> str:
 
 
 def find_message(text: str) -> str | None:
-    """Return the explanation in the text of a body, where one of the usual fields or a title holds it."""
+    """Return the explanation in the text of a body, if one of the usual fields or a title has it; otherwise None."""
     text = text.removeprefix("\ufeff")
     if text.startswith(("{", "[")):
         try:

@@ -18,7 +18,7 @@ def collect_secrets(partner: Partner) -> frozenset[str]:
 
 
 def spell_header_secrets(headers: Mapping[str, str]) -> frozenset[str]:
-    """Return the values of headers, and of `Authorization` headers also the part after the scheme."""
+    """Return the values of headers; for `Authorization` headers, also the part after the scheme."""
     secrets = set()
     for name, value in headers.items():
         secrets.add(value.strip())

@@ -20,11 +20,11 @@ _warned: set[str] = set()
 def make_tls_context(partner: Partner) -> ssl.SSLContext:
     """Return the context for a partner's connections.
 
-    It trusts the partner's own bundle alone, where there is one; otherwise the authorities of the system (or those of
-    SSL_CERT_FILE) and those of certifi.
+    If the partner has its own bundle, the context trusts only that; otherwise the authorities of the system (or of
+    SSL_CERT_FILE) and of certifi.
 
     Raises:
-        ConfigurationError: a file that is missing, cannot be read, or does not hold what it should.
+        ConfigurationError: a file is missing, cannot be read, or does not contain what it should.
     """
     tls, prefix = partner.tls, partner.settings_key
     if tls.ca:

@@ -1,7 +1,7 @@
-"""One partner's connections: a request goes out, a response comes back, within the deadline of its call.
+"""One partner's connections: send a request and return the response, within the deadline of the call.
 
 The engine is aiohttp on the event loop of the process. It follows no redirect, repeats no request, reads no proxy from
-the environment, and leaves bodies packed: `unpack_body` knows a bound.
+the environment, and does not unpack bodies, because `unpack_body` does so within a bound.
 """
 
 import asyncio
@@ -40,22 +40,22 @@ LARGE_BODY_BYTES = 256 * 1024
 HEADER_LINES_AT_MOST = 1000
 HEADER_AT_MOST_BYTES = 64 * 1024
 ADDRESS_DELAY_SECONDS = 0.25
-"""How long one address of a name has a head start over the next (RFC 8305)."""
+"""How long an address of a name is tried alone before the next one is tried too (RFC 8305)."""
 
 _END_OF_HEADERS = b"\r\n\r\n"
 _OURS_ALONE = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 class _Protocol(ResponseHandler):
-    """Hands out a response before it looks at what follows its headers; closes a connection that speaks unasked.
+    """Delivers a response before parsing the bytes after its headers; closes a connection that sends unrequested data.
 
     Some servers send a body with a 204, or a longer one than they announced: the parser takes the rest for another
-    response, and would drop the one before with it. Others answer a request twice, such as a gateway that has given up
-    and then passes on what it had waited for: aiohttp takes what comes between two calls for the answer to the next
-    one (3.14.5), and a row that was refused would be delivered. It answers no request (RFC 9112, 9.2).
+    response, and would drop the first one with it. Others answer a request twice, such as a gateway that gives up and
+    then forwards the answer for which it had waited: aiohttp (3.14.5) takes bytes that arrive between two calls for the
+    answer to the next call, so a refused row would be delivered. Such bytes answer no request (RFC 9112, 9.2).
     """
 
-    #: No call has this connection.
+    #: Whether no call is using this connection.
     is_idle = False
 
     def data_received(self, data: bytes) -> None:
@@ -72,7 +72,7 @@ class _Protocol(ResponseHandler):
 
 
 class _Request(aiohttp.ClientRequest):
-    """A request without a body says nothing of its length where none is expected (RFC 9110, 8.6)."""
+    """A request that, without a body, has no `Content-Length` if its method expects no body (RFC 9110, 8.6)."""
 
     def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:
         super().update_body_from_data(body, _stacklevel)
@@ -81,7 +81,7 @@ class _Request(aiohttp.ClientRequest):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes on a call that its connection stands, so that its bytes may leave; and which connections are idle."""
+    """Notes for a call that its connection is established, so that its bytes may be sent; and which ones are idle."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -105,7 +105,7 @@ class _Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await _look_up_soon(host, port)
+        addresses = await _look_up_soon(host, port)
         return [
             ResolveResult(
                 hostname=host,
@@ -115,35 +115,35 @@ class _Resolver(AbstractResolver):
                 proto=protocol,
                 flags=socket.AI_NUMERICHOST,
             )
-            for kind, _, protocol, _, address in found
+            for kind, _, protocol, _, address in addresses
             if family in (socket.AF_UNSPEC, kind)
         ]
 
     async def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: there is nothing to close."""
 
 
 async def _look_up_soon(host: str, port: int) -> list[Any]:
-    """Look a name up in a thread of its own: one that hangs holds nobody else, and ends when the resolver gives up."""
+    """Look up a name in its own thread: a lookup that hangs delays no other, and ends when the resolver gives up."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[Any]] = loop.create_future()
 
-    def settle(found: list[Any] | None, error: Exception | None) -> None:
+    def settle(addresses: list[Any] | None, error: Exception | None) -> None:
         if answer.done():
             return
         if error is not None:
             answer.set_exception(error)
         else:
-            answer.set_result(found or [])
+            answer.set_result(addresses or [])
 
     def look_up() -> None:
-        found, error = None, None
+        addresses, error = None, None
         try:
-            found = _look_up(host, port)
+            addresses = _look_up(host, port)
         except Exception as cause:  # noqa: BLE001 - it is raised again, in the task that waits
             error = cause
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, found, error)
+            loop.call_soon_threadsafe(settle, addresses, error)
 
     threading.Thread(target=look_up, name="resolve", daemon=True).start()
     return await answer
@@ -160,7 +160,7 @@ class Transport:
         response_at_most: How many bytes of a response are read.
 
     Raises:
-        ConfigurationError: A certificate, a key or a proxy that cannot be used.
+        ConfigurationError: A certificate, a key or a proxy cannot be used.
     """
 
     def __init__(self, partner: Partner, base: SplitResult, *, response_at_most: int = BODY_AT_MOST_BYTES) -> None:
@@ -180,13 +180,13 @@ class Transport:
     def exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[Response | None, str | None]:
-        """Send a request and wait for what comes of it; from any thread but the event loop's. See `exchange_soon`."""
+        """Send a request and wait for the result, as `exchange_soon` does; from any thread but the event loop's."""
         return run_on_loop(self.exchange_soon(method, target, headers, body))
 
     async def exchange_soon(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[Response | None, str | None]:
-        """Send a request; return the response, if one came, and what went wrong, if anything did.
+        """Send a request; return the response, if one came, and the error, if there was one.
 
         `call_deadline.sent` then tells whether a byte of the request may have left this machine.
         """
@@ -198,7 +198,7 @@ class Transport:
             error = response.error
             if response.status == 407 and self._proxy is not None and self._is_plain:
                 response, error = None, ProxyError(f"the proxy {self._proxy.name} refused our credentials")
-        except Exception as cause:  # noqa: BLE001 - whatever it is, it is told as an outcome
+        except Exception as cause:  # noqa: BLE001 - any error is reported as an outcome
             error = find_proxy_error(cause, self._proxy, self.host, sent=call_deadline.sent) or cause
         if error is None:
             return response, None
@@ -221,7 +221,7 @@ class Transport:
                 response = await session.request(
                     method,
                     URL(self._origin + target, encoded=True),
-                    # A large body goes out piece by piece, so that it does not hold up the calls beside it.
+                    # A large body is sent piece by piece, so that it does not delay concurrent calls.
                     data=io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
                     headers=headers,
                     allow_redirects=False,
@@ -231,7 +231,7 @@ class Transport:
                 status = getattr(cut.message, "code", 0)
                 if not call_deadline.sent or status < 200:
                     raise
-                # It broke off within the headers: the status is known.
+                # The response broke off within its headers, so the status is known.
                 return Response(status=status, headers=cut.message.headers, body=b"", error=cut)  # type: ignore[union-attr]
             if (keep_alive := response.headers.get("Keep-Alive")) is not None:
                 connector: Any = session.connector
@@ -242,7 +242,7 @@ class Transport:
             return await self._read_body(response, ending)
 
     async def _read_body(self, response: aiohttp.ClientResponse, ending: asyncio.Timeout) -> Response:
-        """Read a body up to the cap; whatever cuts it off, the status is known."""
+        """Read a body up to the cap; the status is known even if the body breaks off."""
         error: Exception | None = None
         read = bytearray()
         try:
@@ -251,15 +251,15 @@ class Transport:
                 if not piece:
                     break
                 read += piece
-        except Exception as cause:  # noqa: BLE001 - it is told with the status
+        except Exception as cause:  # noqa: BLE001 - it is reported together with the status
             error = cause
         except asyncio.CancelledError:
-            # The deadline cancels.
+            # The deadline cancels this task.
             if not ending.expired():
                 raise
             error = TimeoutError()
         if error is not None:
-            # The reader raises before it hands out what had arrived by then.
+            # The reader raises before it returns the bytes that had arrived by then.
             read += b"".join(response.content._buffer)
         is_capped = len(read) > self._response_at_most
         if error is not None or is_capped:
@@ -288,7 +288,7 @@ class Transport:
             event_loop().call_soon_threadsafe(_close_soon, session)
 
     def close(self) -> None:
-        """Close the idle connections; a call that is under way ends by itself."""
+        """Close the idle connections; a running call ends by itself."""
         self._closed = True
         self.close_idle()
 
@@ -318,7 +318,7 @@ class Transport:
                 max_field_size=HEADER_AT_MOST_BYTES,
                 max_headers=HEADER_LINES_AT_MOST,
             )
-            # Else a request that met a dying connection is sent once more without a word (invariant 4).
+            # Otherwise aiohttp silently repeats a request that met a dying connection (invariant 4).
             self._session._retry_connection = False
             self._pid = os.getpid()
         return self._session

@@ -1,4 +1,4 @@
-"""The base of the auth kinds: each adds headers or query parameters to a call, and changes nothing else of it."""
+"""The base class of the auth kinds: each adds headers or query parameters to a call, and changes nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
 
 Values = Mapping[str, str]
-"""The settings of a kind by key, those of `partners.NAME.auth` that are set."""
+"""The settings of an auth kind by key: those in `partners.NAME.auth` that are set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +27,8 @@ class AuthError(Exception):
     """A call that cannot be signed now; it was not sent.
 
     Args:
-        text: One line for people; never holds a secret.
-        status: 401 where our credentials were refused; None where another attempt may help.
+        text: One line for people; never contains a secret.
+        status: 401 if our credentials were refused; None if another attempt may help.
     """
 
     def __init__(self, text: str, *, status: int | None = None) -> None:
@@ -45,14 +45,14 @@ class Auth:
         token_cache: Shares tokens between processes, for kinds that fetch them.
 
     Raises:
-        ConfigurationError: a value that no call could be made with.
+        ConfigurationError: a value with which no call could be made.
     """
 
     kind: ClassVar[str] = "none"
     needs: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
     waits: ClassVar[bool] = False
-    """Whether signing, or a refusal, may wait for somebody: then it is done in a thread."""
+    """Whether signing, or handling a refusal, may block; it is then done in a thread."""
 
     def __init__(self, partner: Partner, redact: Redact, token_cache: TokenCache | None = None) -> None:
         self.partner = partner
@@ -64,22 +64,22 @@ class Auth:
         """Authenticate a call, right before it is sent and within the deadline of `call_deadline`.
 
         Raises:
-            AuthError: it cannot be authenticated now.
+            AuthError: the call cannot be authenticated now.
         """
         del call
         return self.show()
 
     def may_wait(self) -> bool:
-        """Tell whether signing the next call may have to wait for somebody."""
+        """Tell whether signing the next call may block."""
         return self.waits
 
     def refused(self, auth_headers: AuthHeaders) -> bool:
-        """Take note of a 401 to a call; tell whether other auth headers are worth one more call."""
+        """Take note of a 401 response to a call; tell whether one more call with other auth headers makes sense."""
         del auth_headers
         return False
 
     def show(self) -> AuthHeaders:
-        """Return the auth headers for people: secrets replaced, and without a call to any server."""
+        """Return the auth headers for display, with secrets replaced and without a call to any server."""
         return AuthHeaders()
 
     @classmethod

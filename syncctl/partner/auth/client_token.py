@@ -12,13 +12,15 @@ from syncctl.partner.call_deadline import call_deadline, seconds_until
 
 RENEWED_BEFORE_SECONDS = 60.0
 RENEWED_AT_SHARE = 0.8
-"""Of the lifetime of a token that lasts less than five minutes; a longer one is renewed a minute before it expires."""
+"""The share of its lifetime after which a token that lasts less than five minutes is renewed; a longer one is renewed a
+minute before it expires."""
 FETCHED_AGAIN_AFTER_SECONDS = 10.0
-"""After a renewal failed, while the old token is still valid."""
+"""The wait after a failed renewal while the old token is still valid."""
 REFUSED_AGAIN_AFTER_SECONDS = 60.0
-"""How long a token that replaced a refused one is not replaced when it is refused too: then it is not the token."""
+"""If a token that replaced a refused one is also refused within this time, it is not replaced: the token is not the
+problem."""
 CHECKED_EVERY_SECONDS = 0.05
-"""While another process fetches the token."""
+"""How often this process looks for the token while another process fetches it."""
 
 read_clock = time.monotonic
 
@@ -67,7 +69,7 @@ class TokenStore:
         return read_clock() < self._held.renew_at
 
     def take(self, fetch: Callable[[], Token]) -> str:
-        """Return a valid token; where it expires soon one thread fetches the next, and the others go on.
+        """Return a valid token; if it expires soon, one thread fetches the next one while the others use it.
 
         Raises:
             AuthError: there is no token, and none could be fetched before `call_deadline` ends.
@@ -114,17 +116,17 @@ class TokenStore:
             self._shared.release(claim)
 
     def _claim(self) -> str | None:
-        """Return a claim to fetch a token; None where another process has fetched it, or is about to.
+        """Return a claim to fetch a token; None if another process has fetched it, or is about to.
 
         Raises:
-            AuthError: another process fetches the token, and is not done before `call_deadline` ends.
+            AuthError: another process is fetching the token, and is not done before `call_deadline` ends.
         """
         while not self._adopt_fresh():
             claim = self._shared.claim()
             if claim is not None:
                 if not self._adopt_fresh():
                     return claim
-                # The process that held the claim until now has used it.
+                # The process that held the claim until now has fetched the token.
                 self._shared.release(claim)
                 return None
             if read_clock() < self._held.expires_at:
@@ -151,7 +153,7 @@ class TokenStore:
         self._replacing = False
 
     def _adopt(self, *, insist: bool = False) -> bool:
-        """Hold the shared token where it is newer than this one and still valid; tell whether it is."""
+        """Use the shared token if it is newer than this one and still valid; tell whether it is."""
         shared = self._shared.read(insist=insist)
         if shared is None:
             return False
@@ -168,8 +170,8 @@ class TokenStore:
         """Drop a token that was refused; tell whether there is another one, or one may be fetched.
 
         Raises:
-            AuthError: that is not known: another call still waits for the token endpoint, or processes that cannot
-                share a token may be replacing each other's.
+            AuthError: neither is known: another call still waits for the token endpoint, or processes that cannot share
+                a token may be replacing each other's tokens.
         """
         if not self._wait():
             raise AuthError("its token was refused, and another call still waits for the next one")
@@ -191,11 +193,11 @@ _stores_lock = threading.Lock()
 
 
 def find_store(values: Mapping[str, str], token_cache: TokenCache | None = None) -> TokenStore:
-    """Return the one store of a client in this process.
+    """Return the only token store of a client in this process.
 
     Args:
         values: The settings of its auth, which together distinguish one token from another.
-        token_cache: Shares the token with other processes; without it this process has its own.
+        token_cache: Shares the token with other processes; without it this process fetches its own.
     """
     identity = (token_cache, *sorted(values.items()))
     with _stores_lock:

@@ -1,6 +1,6 @@
 """oauth2: a token from the partner's token endpoint by client credentials (RFC 6749, 4.4).
 
-A client has one token for all its calls: a partner may accept only the newest.
+A client has one token for all its calls, because a partner may accept only the newest one.
 """
 
 import math
@@ -20,14 +20,14 @@ from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.response import Response, describe_refusal, make_excerpt, read_json
 
 ASSUMED_SECONDS = 300.0
-"""The assumed lifetime of a token where the endpoint does not say; RFC 6749 leaves it open."""
+"""The assumed lifetime of a token if the endpoint does not state one; RFC 6749 leaves it open."""
 LONGEST_SECONDS = 30 * 86400.0
 
 NAMES_AT_MOST = 8
 NAME_AT_MOST = 40
 
 _PROVEN_TYPES = frozenset({"mac", "dpop", "pop"})
-"""Types of tokens that are worth nothing without a proof of the client's (RFC 9449)."""
+"""Types of tokens that are useless without a proof of possession by the client (RFC 9449)."""
 _WRONG_CREDENTIALS = {400, 401, 403}
 """The answers of a token endpoint to a client that it does not know or does not allow (RFC 6749, 5.2)."""
 _AUTHORIZATION = "Authorization"
@@ -43,7 +43,7 @@ class OAuth2(Auth):
 
     def __init__(self, partner: Partner, redact: Redact, token_cache: TokenCache | None = None) -> None:
         super().__init__(partner, redact, token_cache)
-        # Imports aiohttp, which the settings, that import this module too, do without.
+        # This imports aiohttp, which the settings do not need although they import this module too.
         from syncctl.partner.transport import Transport
 
         base = read_setting(f"partners.{partner.name}.auth.token_url", self.values["token_url"], parse_token_url)
@@ -54,7 +54,7 @@ class OAuth2(Auth):
         """Return the header with a valid token.
 
         Raises:
-            AuthError: the token endpoint gives no token, or not in time.
+            AuthError: the token endpoint returns no token, or not in time.
         """
         token = find_store(self.values, self.token_cache).take(self._fetch)
         return AuthHeaders(headers={_AUTHORIZATION: f"Bearer {token}"}, secrets=(token,))
@@ -102,16 +102,18 @@ class OAuth2(Auth):
 
 
 def _encode_client(values: Values) -> str:
-    """Return the client's id and secret for Basic, each encoded as a form's value first (RFC 6749, 2.3.1)."""
+    """Return the client's id and secret for Basic, each first encoded as a form value (RFC 6749, 2.3.1)."""
     return encode_basic(quote_plus(values.get("client_id", "")), quote_plus(values["client_secret"]))
 
 
 def _read_token(response: Response, host: str, redact: Redact) -> Token:
-    """Return the token in a response. Its type is not looked at, unless it says that the text alone is no credential:
-    endpoints write BearerToken, jwt or the name of a product there.
+    """Return the token in a response.
+
+    Its type is ignored, unless it says that the text alone is not a credential: endpoints write BearerToken, jwt or the
+    name of a product there.
 
     Raises:
-        AuthError: it holds no token that could be sent; never shows any of it.
+        AuthError: the response has no token that could be sent; the error never shows any part of it.
     """
     try:
         document = read_json(response)
@@ -128,7 +130,7 @@ def _read_token(response: Response, host: str, redact: Redact) -> Token:
 
 
 def _read_seconds(value: Any) -> float:
-    """Return a lifetime within its bounds; the assumed one where the value is no number."""
+    """Return a lifetime within its bounds; the assumed one if the value is not a usable number."""
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -137,7 +139,7 @@ def _read_seconds(value: Any) -> float:
 
 
 def _describe_answer(response: Response, document: object, redact: Redact) -> str:
-    """Return what came in place of a token, without any of its values."""
+    """Return a description of an answer that has no token, without any of its values."""
     if isinstance(document, dict):
         names = ", ".join(clean_text(redact(str(name)))[:NAME_AT_MOST] for name in list(document)[:NAMES_AT_MOST])
         return f"JSON with {names}" if names else "JSON without a field"

@@ -12,9 +12,9 @@ from syncctl.logs import get_logger
 log = get_logger(__name__)
 
 CLAIM_SECONDS = 10.0
-"""How long one process alone may fetch the next token; when it dies, the others wait this long."""
+"""How long only one process may fetch the next token; if that process dies, the others wait this long."""
 AVOIDED_SECONDS = 10.0
-"""After a cache could not be reached, calls do without it for this long instead of waiting for it again and again."""
+"""How long calls do without a cache that could not be reached, instead of waiting for it again and again."""
 
 
 class TokenCache(Protocol):
@@ -41,16 +41,16 @@ class CachedToken:
     """A token that this process or another one fetched."""
 
     text: str = field(repr=False)
-    #: Its whole lifetime.
+    #: The token's whole lifetime.
     seconds: float
     #: The rest of its lifetime.
     left_seconds: float
-    #: It was fetched because the one before was refused.
+    #: Whether it was fetched because the previous token was refused.
     replaces: bool
 
 
 class NoSharedToken:
-    """The seam for a process without a token cache: it keeps its tokens for itself."""
+    """Stands in for a token cache in a process that has none, so that the process keeps its tokens to itself."""
 
     def is_away(self) -> bool:
         """Tell whether there is a cache that could not be reached recently."""
@@ -75,14 +75,14 @@ class NoSharedToken:
 
 
 class SharedToken(NoSharedToken):
-    """The token of one client in a token cache. While the cache cannot be reached, this process goes on alone.
+    """The token of one client in a token cache. While the cache cannot be reached, this process works without it.
 
     Args:
-        values: The settings of the auth: together they name the token, and the secret among them gives the key.
+        values: The settings of the auth: the token's name and the key that seals it are derived from them.
     """
 
     def __init__(self, token_cache: TokenCache, values: Mapping[str, str]) -> None:
-        # Takes long to import, and only a worker needs it.
+        # This takes long to import, and only a worker needs it.
         from cryptography.fernet import Fernet, InvalidToken
 
         name, key = derive_name_and_key(values)
@@ -151,7 +151,7 @@ class SharedToken(NoSharedToken):
 
 
 def derive_name_and_key(values: Mapping[str, str]) -> tuple[str, bytes]:
-    """Return the name that a client's token is kept under, and the key that seals it.
+    """Return the name under which a client's token is stored, and the key that seals it.
 
     HKDF (RFC 5869) over the client's secret, bound to all other settings that distinguish one token from another.
     """

@@ -1,7 +1,7 @@
 """hmac: each call is signed by Standard Webhooks (https://www.standardwebhooks.com, "Signature scheme").
 
-The id is the `Idempotency-Key` and stays; the timestamp is that of the attempt. Neither is part of the body, so the
-bytes under a key stay the same (invariant 7). While keys rotate each call carries a signature by either key.
+The id is the `Idempotency-Key`, which stays the same; the timestamp is that of the attempt. Neither is part of the
+body, so the bytes under a key stay the same (invariant 7). While keys rotate, each call has a signature by either key.
 """
 
 import hmac
@@ -22,7 +22,7 @@ read_time = time.time
 
 
 def decode_secret(secret: str) -> bytes:
-    """Return the bytes of a key: after `whsec_` in base64, otherwise the text itself.
+    """Return the bytes of a key: the text after `whsec_`, decoded from base64; without that prefix, the text itself.
 
     Raises:
         ValueError: the part after `whsec_` is not base64, or empty.
@@ -37,7 +37,7 @@ def decode_secret(secret: str) -> bytes:
 
 
 class WebhookSignature(Auth):
-    """One key, or two while they rotate."""
+    """Signatures with one key, or with two while the keys rotate."""
 
     kind = "hmac"
     needs = ("secret",)
@@ -81,7 +81,7 @@ class WebhookSignature(Auth):
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:
-        """Return the keys as they are configured, without the prefix, and decoded where that is text."""
+        """Return the keys as they are configured, without the prefix, and decoded if the result is text."""
         spellings = set()
         for secret in (values[name] for name in _KEYS if name in values):
             spellings |= {secret, secret.removeprefix(_PREFIX)}

@@ -1,1 +1,1 @@
-"""Building requests: the builder, templates, the JSON Schema, and the request as it is shown."""
+"""Building requests: the builder, templates, the JSON Schema, and requests for display."""

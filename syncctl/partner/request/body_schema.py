@@ -1,4 +1,4 @@
-"""The check of a body against a JSON Schema, before it is sent. Nothing that the schema refers to is fetched."""
+"""Check a body against a JSON Schema before it is sent. Documents to which the schema refers are never fetched."""
 
 import decimal
 from collections.abc import Iterator, Mapping
@@ -27,10 +27,10 @@ from syncctl.partner.request.row_time import RowTimeExceeded, row_time
 SCHEMA_AT_MOST_BYTES = 4 * 1024 * 1024
 _LONGEST = 80
 _TRIAL_SECONDS = 2.0
-"""Of computing, for an empty object; a row has less."""
+"""The computing time in which an empty object must be checked; a row gets less."""
 _ERRORS_AT_MOST = 1000
 _WHOLE_DIGITS_AT_MOST = 1000
-"""Longer whole numbers stay decimals: Python refuses to write integers of some thousand digits."""
+"""Longer whole numbers stay decimals: Python refuses to write integers of several thousand digits."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
@@ -42,7 +42,7 @@ class BodySchema:
         key: The name of its setting in errors.
 
     Raises:
-        ConfigurationError: It cannot be read, is not a JSON Schema, or refers to a schema outside of it.
+        ConfigurationError: The file cannot be read, is not a JSON Schema, or refers to a schema outside of it.
     """
 
     def __init__(self, path: Path, *, key: str) -> None:
@@ -52,13 +52,13 @@ class BodySchema:
         checked = extend(bind_dialect(dialect), type_checker=numbers)  # type: ignore[no-untyped-call]
         #: Patterns that can take a very long time with some values.
         self.risky_patterns: tuple[str, ...] = ()
-        # Decimals on both sides, so that multipleOf = 0.01 is exact; its own registry fetches nothing.
+        # Both sides use decimals, so that multipleOf = 0.01 is exact; this registry fetches nothing.
         self._validator: Validator = checked(schema, registry=REGISTRY)
         try:
             dialect.check_schema(schema)
             for reference, why in _find_dead_references(schema, dialect):
                 raise _make_error(path, key, f"it refers to {_shorten(reference)}, {why}")
-            # A circle of references shows with any value, and so do references that multiply.
+            # Circular references show with any value, and so do references that multiply.
             row_time.begin(_TRIAL_SECONDS)
             list(self._validator.iter_errors({}))
             self.risky_patterns = tuple(sorted(filter(is_risky, _check_patterns(schema, dialect))))
@@ -77,17 +77,17 @@ class BodySchema:
         """Check the bytes of a body that is JSON.
 
         Raises:
-            Unsendable: It does not fit; names the place and the rule there, never the value.
+            Unsendable: The body does not fit; the error names the place and the rule there, never the value.
         """
         try:
             with decimal.localcontext(EXACT):
-                found = islice(self._validator.iter_errors(read_exact(body)), _ERRORS_AT_MOST)
-                errors = sorted(found, key=lambda error: error.json_path)
+                first_errors = islice(self._validator.iter_errors(read_exact(body)), _ERRORS_AT_MOST)
+                errors = sorted(first_errors, key=lambda error: error.json_path)
             reason = _explain(errors[0]) if errors else ""
         except RowTimeExceeded as error:
             raise Unsendable(f"the schema cannot be checked: {error}") from error
         except Exception as error:
-            # Whatever a schema and a value do to each other is about this one row (invariant 9).
+            # Any error of checking this value against the schema concerns this row only (invariant 9).
             raise Unsendable(f"the schema cannot be checked: {type(error).__name__}") from error
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -95,14 +95,14 @@ class BodySchema:
 
 
 class _BadPatternError(Exception):
-    """A pattern of the schema is no regular expression."""
+    """A pattern of the schema is not a regular expression that can be used."""
 
 
 def _check_patterns(schema: Any, dialect: type[Validator]) -> set[str]:
     """Return the patterns in a schema.
 
     Raises:
-        _BadPatternError: one of them cannot be used.
+        _BadPatternError: one of the patterns cannot be used.
     """
     specification = specification_with(str(dialect.META_SCHEMA.get("$schema")), default=DRAFT202012)
     waiting = [specification.create_resource(schema)]
@@ -123,10 +123,10 @@ def _check_patterns(schema: Any, dialect: type[Validator]) -> set[str]:
 
 
 def read_exact(text: str | bytes) -> Any:
-    """Return a JSON document with all digits: whole numbers as integers, also those written as 2.0, others as decimals.
+    """Return a JSON document with all digits: whole numbers, even written as 2.0, as integers, others as decimals.
 
     Raises:
-        ValueError, ArithmeticError, RecursionError: it is not JSON, or too large to be read.
+        ValueError, ArithmeticError, RecursionError: the text is not JSON, or too large to be read.
     """
     return simplejson.loads(text, parse_int=_read_number, parse_float=_read_number)
 
@@ -172,7 +172,7 @@ def _make_error(path: Path, key: str, why: str) -> ConfigurationError:
 def _find_dead_references(schema: Any, dialect: type[Validator]) -> Iterator[tuple[str, str]]:
     """Yield each reference that does not lead to a schema, and why.
 
-    Only where the dialect has a schema is a reference one: in `const`, `enum` or `examples` it is a value.
+    A `$ref` is a reference only where the dialect expects a schema: in `const`, `enum` or `examples` it is a value.
 
     Args:
         dialect: The validator's class for the schema as a whole.
@@ -193,7 +193,7 @@ def _find_dead_references(schema: Any, dialect: type[Validator]) -> Iterator[tup
             try:
                 resolved = resolver.lookup(reference)
             except (Unresolvable, ValueError, TypeError) as error:
-                # Its subclasses are about places within a document that exists.
+                # Subclasses of Unresolvable are about places within a document that exists.
                 is_elsewhere = type(error) is Unresolvable
                 yield reference, "and nothing is fetched: put that into $defs" if is_elsewhere else "which is not in it"
                 continue
@@ -206,7 +206,7 @@ def _find_dead_references(schema: Any, dialect: type[Validator]) -> Iterator[tup
 
 
 def _is_schema(target: Any, dialect: type[Validator]) -> bool:
-    """Tell whether the target of a reference is a schema: it may stand where the dialect looks for none."""
+    """Tell whether the target of a reference is a schema: it may be in a place where the dialect expects none."""
     if not isinstance(target, Mapping | bool):
         return False
     try:

@@ -1,4 +1,4 @@
-"""A JSON Schema dialect whose keywords end: each checks the row's time, and each pattern is searched within it."""
+"""A JSON Schema dialect with bounded keywords: each checks the row's time, and pattern searches are limited by it."""
 
 from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType, SimpleNamespace
@@ -21,10 +21,10 @@ def bind_dialect(dialect: type[Validator]) -> type[Validator]:
 
 
 def _bind(function: Any, bound: dict[str, Keyword]) -> Any:
-    """Return a function of jsonschema whose `re` is ours, and whose comparisons check the time.
+    """Return a copy of a jsonschema function that uses our `re.search`, and whose comparisons check the time.
 
-    jsonschema calls `re.search` in several keywords and in their helpers, and offers no way to choose the engine; so
-    the functions are made anew over other globals.
+    jsonschema calls `re.search` in several keywords and in their helpers, and offers no way to choose the engine, so
+    the functions are rebuilt with other globals.
     """
     if not isinstance(function, FunctionType) or not function.__module__.startswith("jsonschema."):
         return function

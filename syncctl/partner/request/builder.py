@@ -1,4 +1,4 @@
-"""The builder of a stream's requests: from a record to headers and body."""
+"""The builder of a stream's requests: make headers and body from a record."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ JSON = "application/json"
 
 
 class RequestBuilder:
-    """Builds requests by a stream's settings. The same record gives the same bytes, in every process (invariant 7).
+    """Builds requests from a stream's settings. The same record gives the same bytes, in every process (invariant 7).
 
     Raises:
-        ConfigurationError: a template or a schema that no call could be made with.
+        ConfigurationError: a template or a schema with which no call could be made.
     """
 
     def __init__(self, endpoints: Endpoints, stream: Stream) -> None:
@@ -41,7 +41,7 @@ class RequestBuilder:
         self._body = self._headers = self._schema = None
         try:
             if stream.body is not None:
-                # Imports Jinja2, and the schema below jsonschema: streams without them don't wait for the imports.
+                # This imports Jinja2, and the schema below jsonschema: streams without them don't wait for the imports.
                 from syncctl.partner.request.template import TextTemplate
 
                 self._body = TextTemplate(
@@ -56,7 +56,7 @@ class RequestBuilder:
                 self._content = BodyContent(self._content_type, stream.body)
                 self._content.check_own_texts(self._body.texts)
                 if self._content.codec != UTF_8 or is_form(self._content_type):
-                    # Versions that wrote everything as UTF-8, and NULL in a form as None, made other bytes of it.
+                    # Earlier versions wrote everything as UTF-8, and NULL in a form as None, so their bytes differed.
                     self._parts = [*self._parts, self._content.codec]
             if stream.headers:
                 self._headers = HeaderTemplates(stream.headers, stream.decimals, stream.remote_names)
@@ -71,10 +71,11 @@ class RequestBuilder:
 
     @property
     def mapping_hash(self) -> str:
-        """Name everything that shapes a request for the same record (12 hex digits).
+        """A hash of everything that shapes a request for the same record (12 hex digits).
 
-        The schema is left out: it changes no byte, and a record that it lets through now keeps its key. So is the
-        endpoint of updates, which `hash_remote` names: a create whose answer was lost keeps its key when that changes.
+        The schema is left out: it changes no byte, and a record that a changed schema lets through keeps its key. The
+        endpoint of updates is left out too, as `hash_remote` covers it: a create whose answer was lost keeps its key
+        when that endpoint changes.
         """
         own, delete = self._endpoints.send.mapping_hash, self._endpoints.delete
         if not self._parts and delete is None:
@@ -83,9 +84,9 @@ class RequestBuilder:
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def hash_remote(self, record: Record) -> str:
-        """Name the remote values that shape a request, and the endpoint of an update (12 hex digits).
+        """Return a hash of the remote values that shape a request, and of the endpoint of an update (12 hex digits).
 
-        Empty where none do and it is none.
+        It is empty for an ordinary call that no remote value shapes.
         """
         endpoint = self._endpoints.choose(record)
         values = [
@@ -104,13 +105,13 @@ class RequestBuilder:
         return UTF_8 if self._body is None else self._content.codec
 
     def add_content_type(self, headers: Mapping[str, str], *, auth_headers: Iterable[str]) -> dict[str, str]:
-        """Return the headers of every call of the partner with the stream's content type.
+        """Return the headers of every call to the partner, with the stream's content type.
 
         Args:
             auth_headers: The names of the headers that the partner's auth adds.
 
         Raises:
-            ConfigurationError: the stream sets one of them too.
+            ConfigurationError: the stream sets one of these headers too.
         """
         if self._headers is not None:
             self._headers.refuse_duplicates({*headers, *auth_headers}, key=f"{self._key}.headers")
@@ -120,7 +121,7 @@ class RequestBuilder:
         return {"Content-Type": self._content_type, **others}
 
     def _find_remote_names(self) -> frozenset[str] | None:
-        """Return the names of the partner's values that body and headers hold; None if they may hold any."""
+        """Return the names of the partner's values in body and headers; None if they may contain any."""
         names = frozenset() if self._fields is None else self._fields.remote_names
         for template in (self._body, self._headers):
             if template is None:
@@ -134,7 +135,7 @@ class RequestBuilder:
         """Return the bytes of a record; None for a call without a body.
 
         Raises:
-            Unsendable: they cannot be made, are not the JSON that the content type says, or do not fit the schema.
+            Unsendable: the bytes cannot be made, are not the JSON that the content type says, or do not fit the schema.
         """
         delete = self._endpoints.delete
         if delete is not None and record.op == "delete" and delete.method == "DELETE":
@@ -155,7 +156,7 @@ class RequestBuilder:
         """Return the headers of a record: the common ones, and the stream's own.
 
         Raises:
-            Unsendable: a value that a header cannot hold.
+            Unsendable: a header cannot contain a value.
         """
         own = {} if self._headers is None else self._headers.render(record)
         replaced = {name.lower() for name in own} | (set() if has_body else {"content-type"})
@@ -163,7 +164,7 @@ class RequestBuilder:
 
 
 def _list_mapping(stream: Stream) -> list[str]:
-    """Return the settings that shape body and headers, as text; empty where the row is sent as it is."""
+    """Return the settings that shape body and headers, as text; empty if the row is sent as it is."""
     fields = [[list(rule.target), rule.column, rule.constant] for rule in stream.fields]
     if not (fields or stream.body or stream.headers or stream.content_type):
         return []

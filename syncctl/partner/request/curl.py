@@ -1,4 +1,4 @@
-"""A request shown to people: its secrets replaced, and as a `curl` command that they can run."""
+"""A request for display: with its secrets replaced, and as a `curl` command that people can run."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ _NOT_PLAIN = re.compile(rb"[^ -~]|[\\'%]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """The request for a record. Where there is none, `error` says why and the rest is None."""
+    """The request for a record. If there is none, `error` says why and the other fields are None."""
 
     method: str | None = None
     url: str | None = None
@@ -32,10 +32,10 @@ class Request:
 def show_request(client: PartnerClient, record: Record, *, variable: str | None = None) -> Request:
     """Return the exact request for a record, with its secrets replaced. Nothing is sent.
 
-    For a stream with bulk calls it is a call with this row alone.
+    For a stream with bulk calls, this is a call with this row alone.
 
     Args:
-        variable: The environment variable that holds the one secret of the partner's auth, where that is known.
+        variable: The environment variable that holds the one secret of the partner's auth, if it is known.
     """
     try:
         call = client.combine([(record, client.prepare(record))])[0].call
@@ -56,7 +56,7 @@ def show_request(client: PartnerClient, record: Record, *, variable: str | None 
 
 
 def _mask(name: str, value: str) -> str:
-    """Return a header's value, replaced where its name says that it is a secret."""
+    """Return a header's value, replaced if its name says that it is a secret."""
     if not looks_secret(name) or REDACTED in value or name.lower() == "idempotency-key":
         return value
     return REDACTED
@@ -73,22 +73,22 @@ def _make_curl(
         return " ".join(words)
     if body.encode() == call.body and "\0" not in body:
         return " ".join([*words, "--data-raw", _quote_exactly(body)])
-    # A shell's words are text, and end at a NUL.
+    # The words of a shell are text, and a NUL would end them.
     plain = _NOT_PLAIN.sub(lambda match: b"%%" if match[0] == b"%" else b"\\%03o" % ord(match[0]), call.body)
     return " ".join([f"printf '{plain.decode('ascii')}' |", *words, "--data-binary", "@-"])
 
 
 def _quote(text: str, variable: str | None) -> str:
-    """Return a word for a shell; its stars become the variable that holds the secret."""
+    """Return a word for a shell; the stars in it become the variable that holds the secret."""
     if variable is None or REDACTED not in text:
         return _quote_exactly(text)
     return '"' + f"${{{variable}}}".join(_SPECIAL.sub(r"\\\1", part) for part in text.split(REDACTED)) + '"'
 
 
 def _quote_exactly(text: str) -> str:
-    """Return a word for a shell; one with unseen characters as bash, ksh and zsh read it."""
+    """Return a word for a shell; if it has unseen characters, in the form that bash, ksh and zsh understand."""
     if make_safe(text) == text:
         return shlex.quote(text)
-    # As \xad, these would be bytes and no characters.
+    # Written as \xad, these would be bytes, not characters.
     text = _UNSEEN_LATIN.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\\", "\\\\").replace("'", "\\'"))
     return f"$'{make_safe_line(text)}'"

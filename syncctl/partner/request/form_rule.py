@@ -1,6 +1,6 @@
-"""The rule for a template of a form: it writes its own text, and values that have gone through `| urlencode`.
+"""The rule for form templates: a template writes its own text, and values that went through `| urlencode`.
 
-Values without it are checked as they are written: they may hold no sign of a form.
+Values without that filter are checked when they are written: they must not contain characters with a meaning in a form.
 """
 
 import re
@@ -22,11 +22,11 @@ _WAY_OUT = "write {{ value | urlencode }} where it is sent, or end it in | safe"
 
 
 def guard_form_values(tree: nodes.Template) -> None:
-    """Have each value checked that a template writes without `| urlencode`; NULL is written as nothing.
+    """Make a template check each value that it writes without `| urlencode`; NULL is written as nothing.
 
     Raises:
-        ValueError: Text of the template is not part of a form, or an encoded value goes where the rule cannot follow
-            it, so that it would be refused with each row; names the line.
+        ValueError: Text of the template cannot be part of a form, or the rule cannot follow where an encoded value
+            goes, so that every row would be refused. The error names the line.
     """
     _Form(tree).guard()
 
@@ -35,7 +35,7 @@ class _Form:
     """A template of a form.
 
     Attributes:
-        own: The names that hold only text of a form.
+        own: The names of variables that contain only form text.
     """
 
     def __init__(self, tree: nodes.Template) -> None:
@@ -43,13 +43,13 @@ class _Form:
         self._macros, self._joiners = find_safe_names(tree)
         self._encodes = [node for node in tree.find_all(nodes.Filter) if node.name == _ENCODE]
         self._encoded_later = _list_encoded_blocks(tree, self._encodes)
-        # What is written in these is encoded as a whole.
+        # Output inside these blocks is encoded as a whole.
         self._raw: list[nodes.Node] = [*self._encoded_later, *_list_encoding_blocks(tree)]
         self.own: set[str] = set()
         self._find_own()
 
     def guard(self) -> None:
-        """Guard all that is written."""
+        """Guard everything that the template writes."""
         followed = list(self._list_own_assignments())
         for output in _list_outputs(self._tree, self._raw):
             followed += output.nodes
@@ -60,7 +60,7 @@ class _Form:
                 encode.node = _filter(encode.node, _NULL)
 
     def _refuse_lost(self, followed: Iterable[nodes.Node]) -> None:
-        """Refuse a value that is encoded and then kept in a list, an argument or a loop: there it is checked again."""
+        """Refuse a value that is encoded and then kept in a list, an argument or a loop: it would be checked again."""
         if any(node.name == "safe" for node in self._tree.find_all(nodes.Filter)):
             return
         reached = {id(node) for root in followed for node in _walk_encodes(root)}
@@ -73,7 +73,7 @@ class _Form:
                 )
 
     def _find_own(self) -> None:
-        """Find the names whose every assignment is text of a form, also by way of other names."""
+        """Find the names whose every assignment is form text, directly or through other names."""
         assignments = list(self._tree.find_all(nodes.Assign))
         blocks = list(self._tree.find_all(nodes.AssignBlock))
         targets: list[nodes.Assign | nodes.AssignBlock] = [*assignments, *blocks]
@@ -85,10 +85,10 @@ class _Form:
         others |= {_name_target(block) for block in blocks if block.filter and block.filter.name != _ENCODE}
         # The names of the record have a value before any assignment.
         others |= {"", *meta.find_undeclared_variables(self._tree)}
-        found = {_name_target(node) for node in targets} - others
-        while found != self.own:
-            self.own = found
-            found = found - {_name_target(node) for node in assignments if not self.is_form(node.node)}
+        names = {_name_target(node) for node in targets} - others
+        while names != self.own:
+            self.own = names
+            names = names - {_name_target(node) for node in assignments if not self.is_form(node.node)}
 
     def _list_own_assignments(self) -> Iterator[nodes.Node]:
         for assignment in self._tree.find_all(nodes.Assign):
@@ -134,15 +134,15 @@ class _Form:
 
 
 def _name_target(assignment: nodes.Assign | nodes.AssignBlock) -> str:
-    """Return the name that is assigned; empty for several, or a name within a namespace."""
+    """Return the assigned name; empty if there are several, or it is a name within a namespace."""
     return assignment.target.name if isinstance(assignment.target, nodes.Name) else ""
 
 
 def _list_encoded_blocks(tree: nodes.Template, encodes: list[nodes.Filter]) -> list[nodes.AssignBlock]:
-    """Return the blocks `{% set name %}` that are encoded where they are written: in them, values are raw.
+    """Return the blocks `{% set name %}` whose text is encoded where it is written; values in them are raw.
 
     Raises:
-        ValueError: One is also written as it is.
+        ValueError: One of them is also written without encoding.
     """
     values = [encode.node for encode in encodes if encode.node is not None]
     encoded = {id(name): name.name for value in values for name in _list_names(value)}
@@ -164,7 +164,7 @@ def _list_names(expression: nodes.Node) -> list[nodes.Name]:
 
 
 def _list_tests(tree: nodes.Template) -> Iterator[nodes.Node]:
-    """Yield the conditions of a template: they write nothing."""
+    """Yield the conditions of a template, which write nothing."""
     yield from (node.test for node in tree.find_all(nodes.If))
     yield from (node.test for node in tree.find_all(nodes.CondExpr))
 
@@ -176,7 +176,7 @@ def _list_encoding_blocks(tree: nodes.Template) -> Iterator[nodes.Node]:
 
 
 def _list_outputs(node: nodes.Node, raw: list[nodes.Node]) -> Iterator[nodes.Output]:
-    """Yield what a template writes outside of these blocks."""
+    """Yield the outputs of a template outside of these blocks."""
     for child in node.iter_child_nodes():
         if any(child is block for block in raw):
             continue
@@ -186,7 +186,7 @@ def _list_outputs(node: nodes.Node, raw: list[nodes.Node]) -> Iterator[nodes.Out
 
 
 def _walk_encodes(expression: nodes.Node) -> Iterator[nodes.Filter]:
-    """Yield the filters `urlencode` of an expression whose result it keeps as it is."""
+    """Yield the `urlencode` filters of an expression whose results it leaves unchanged."""
     match expression:
         case nodes.Filter(name="urlencode"):
             yield expression
@@ -219,9 +219,9 @@ def _check_value(value: Any) -> Any:
 
 
 def _write_null(value: Any) -> Any:
-    """Return what is encoded: nothing for NULL, also among the columns of a row."""
+    """Return the value to encode, with nothing in place of NULL, also among the columns of a row."""
     if isinstance(value, Mapping):
-        # An object among the values of another one has no text, and says so when it is encoded.
+        # An object nested in another one has no text form, and raises an error when it is encoded.
         return {name: inner if isinstance(inner, Fields) else _write_null(inner) for name, inner in value.items()}
     if isinstance(value, Items) and any(isinstance(inner, Fields) for inner in value):
         raise TypeError("a list of objects cannot be sent in a form; encode its values one by one")

@@ -1,4 +1,4 @@
-"""The rule for a template of JSON: it writes its own text, and values that have gone through `| json`."""
+"""The rule for JSON templates: a template writes its own text, and values that went through `| json`."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,11 @@ from jinja2 import nodes
 
 JSON_FILTERS = ("json", "tojson")
 QUOTED = "_json_in_quotes"
-"""The filter that replaces `json` where a value is between quotes of the template."""
+"""The filter that replaces `json` if a value is between quotes of the template."""
 
 _HINT = "as in {{ row.name | json }}"
 _OUTSIDE, _INSIDE, _ESCAPED = range(3)
-"""Where the text is: outside of JSON's quotes, between them, or behind a backslash between them."""
+"""A position in the text: outside of JSON's quotes, between them, or after a backslash between them."""
 _START = frozenset({_OUTSIDE})
 _Places = frozenset[int]
 
@@ -19,7 +19,7 @@ def check_json_rule(tree: nodes.Template) -> None:
     """Check a template, and mark the values between quotes.
 
     Raises:
-        ValueError: A value could be written without its JSON, or quotes surround JSON; names the line.
+        ValueError: A value could be written without JSON encoding, or quotes surround JSON; the error names the line.
     """
     for block in tree.find_all((nodes.FilterBlock, nodes.EvalContextModifier)):
         tag = "filter" if isinstance(block, nodes.FilterBlock) else "autoescape"
@@ -43,7 +43,7 @@ def find_safe_names(tree: nodes.Template) -> tuple[set[str], set[str]]:
     macros = {macro.name for macro in tree.find_all(nodes.Macro)}
     targets = [assignment.target for assignment in tree.find_all(nodes.Assign) if _is_joiner(assignment)]
     joiners = {target.name for target in targets if isinstance(target, nodes.Name)}
-    # By identity: two nodes with the same text are equal, and the other one may be assigned anything.
+    # Compared by identity: two nodes with the same text are equal, but the other one may be assigned anything.
     places = {id(target) for target in targets}
     assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load" and id(name) not in places}
     can_join = "joiner" not in assigned | macros | joiners
@@ -75,16 +75,16 @@ def _is_json(expression: nodes.Expr | None, macros: set[str], joiners: set[str])
 
 
 def writes_own_text(call: nodes.Call, macros: set[str], joiners: set[str]) -> bool:
-    """Tell whether a call writes text that the rule has checked. A macro's `caller` could be any method of a text."""
+    """Tell whether a call writes text that the rule has checked. A `caller` passed to a macro could be any method."""
     if not isinstance(call.node, nodes.Name) or call.dyn_kwargs or any(pair.key == "caller" for pair in call.kwargs):
         return False
     return call.node.name in macros or (call.node.name in joiners and not (call.args or call.kwargs or call.dyn_args))
 
 
 def _mark_quoted(tree: nodes.Template) -> None:
-    """Give values between quotes the filter that refuses text; numbers, true, false and null may stand there.
+    """Give values between quotes the filter that refuses text; only numbers, true, false and null are allowed there.
 
-    A template whose macros open quotes that others close is left as it is.
+    A template is left unchanged if one of its macros opens quotes that are closed elsewhere.
 
     Raises:
         ValueError: Quotes surround a call that writes JSON.
@@ -93,7 +93,7 @@ def _mark_quoted(tree: nodes.Template) -> None:
     blocks: list[nodes.Macro | nodes.CallBlock] = [*macros, *tree.find_all(nodes.CallBlock)]
     joiners = [assignment for assignment in tree.find_all(nodes.Assign) if _is_joiner(assignment)]
     texts = [str(const.value) for joiner in joiners for const in joiner.find_all(nodes.Const)]
-    writers = {macro.name for macro in macros if any(one.name in JSON_FILTERS for one in macro.find_all(nodes.Filter))}
+    writers = {macro.name for macro in macros if any(use.name in JSON_FILTERS for use in macro.find_all(nodes.Filter))}
     quotes = _Quotes(writers | {"caller", "loop"})
     is_whole = all(quotes.follow(block.body, _START) == _START for block in blocks)
     if is_whole and not any('"' in text for text in texts):
@@ -104,14 +104,14 @@ class _Quotes:
     """Follows the text that a template writes, through its branches and loops.
 
     Args:
-        writers: The names whose call writes JSON.
+        writers: The names of macros and blocks whose call writes JSON.
     """
 
     def __init__(self, writers: set[str]) -> None:
         self._writers = writers
 
     def follow(self, body: list[nodes.Node], places: _Places) -> _Places:
-        """Return the places where the text can be after a part of the template."""
+        """Return the positions in which the text can be after a part of the template."""
         for node in body:
             match node:
                 case nodes.Output():

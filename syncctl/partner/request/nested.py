@@ -1,4 +1,4 @@
-"""Lists and objects of a row as a template sees them: those of a JSON document, and rows of other tables."""
+"""Lists and objects of a row as a template sees them: parts of a JSON document, and rows of other tables."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -7,12 +7,12 @@ from syncctl.core.json_text import JsonText
 from syncctl.partner.request.quota import Quota, QuotaExceeded
 
 VALUES_AT_MOST = 250_000
-"""Values of one document that a template looks into; written with `| json` alone, it is not looked into."""
+"""How many values a document may have if a template looks into it; to be written with `| json`, it is not parsed."""
 _NESTED = frozenset({list, dict, JsonText})
 
 
 class Items(list[Any]):
-    """A list of a row. It has no text: a template writes it with `| json`."""
+    """A list in a row. It has no text form: a template writes it with `| json`."""
 
     __slots__ = ()
 
@@ -23,7 +23,7 @@ class Items(list[Any]):
 
 
 class Fields(dict[str, Any]):
-    """An object of a row: `customer.items` is the field of that name, where there is one, and else a method."""
+    """An object in a row: `customer.items` is the field of that name if there is one, otherwise a method."""
 
     __slots__ = ()
 
@@ -36,7 +36,7 @@ class Fields(dict[str, Any]):
 class Columns(dict[str, Any]):
     """Columns of a record: `row.name` and `row["name"]` are values, never a dictionary's methods.
 
-    A document is read when a template first looks into its column.
+    A document is parsed when a template first looks into its column.
     """
 
     __slots__ = ("_quota",)
@@ -61,19 +61,19 @@ class Columns(dict[str, Any]):
         return [self[name] for name in self]
 
     def find_stored(self, name: str) -> Any:
-        """Return a value as the record has it."""
+        """Return a value as the record stores it."""
         return super().__getitem__(name)
 
     def list_stored(self) -> Iterator[tuple[str, Any]]:
-        """Yield names and values as the record has them."""
+        """Yield names and values as the record stores them."""
         return iter(super().items())
 
 
 def open_value(value: Any, quota: Quota) -> Any:
-    """Return a list or an object as a template sees it; other values as they are.
+    """Return a list or an object as a template sees it; other values unchanged.
 
     Raises:
-        QuotaExceeded: It has too many values.
+        QuotaExceeded: The list or the object has too many values.
     """
     if isinstance(value, JsonText):
         return _open_document(value, quota)
@@ -89,11 +89,11 @@ def open_value(value: Any, quota: Quota) -> Any:
 
 
 def _open_document(document: JsonText, quota: Quota) -> Any:
-    # Before it is read: each value stands behind one of these, but the first.
+    # Counted before parsing: every value but the first follows one of these characters.
     if sum(map(document.text.count, ",[{")) > VALUES_AT_MOST:
         raise QuotaExceeded(f"it looks into a document of more than {VALUES_AT_MOST:,} commas and brackets")
     value = document.parse()
     if isinstance(value, JsonText):
-        # A number that is too large to compute with.
+        # This is a number that is too large to compute with.
         return value
     return open_value(value, quota)

@@ -1,7 +1,7 @@
-"""Regular expressions of a schema: searched within a row's time, and judged before a row meets them.
+"""Regular expressions of a schema: searched within a row's time, and judged before any row is checked.
 
 Python's own engine can backtrack for years in one call that nothing interrupts. The package `regex` takes a timeout,
-and lets other threads run meanwhile.
+and lets other threads run during a search.
 """
 
 import importlib
@@ -27,16 +27,17 @@ _BEGINNINGS = ((_codes.AT, _codes.AT_BEGINNING), (_codes.AT, _codes.AT_BEGINNING
 _MANY = 10
 _SHOWN_AT_MOST = 80
 TEXT_AT_MOST = 250_000
-"""Characters of a text that any pattern is searched in: beyond, the package notices the end of its time too late."""
+"""The longest text, in characters, in which any pattern is searched: in a longer one, the package notices too late that
+its time has ended."""
 SIZE_AT_MOST = 100_000
-"""Characters and repeats of a pattern, written out: the package takes the time and memory of all."""
+"""The largest size of a pattern with its repeats written out: the package needs time and memory for all of it."""
 
 
 def search(pattern: str, text: str) -> bool:
     """Tell whether a pattern is found in a text.
 
     Raises:
-        RowTimeExceeded: the row's time ended before.
+        RowTimeExceeded: the row's time ended before the search did.
     """
     row_time.check()
     shown = pattern if len(pattern) <= _SHOWN_AT_MOST else f"{pattern[:_SHOWN_AT_MOST]}..."
@@ -53,7 +54,7 @@ def compile_pattern(pattern: str) -> Any:
     """Return a compiled pattern.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is not a pattern, or is too large.
     """
     if (tree := _parse(pattern)) is not None and _measure(tree) > SIZE_AT_MOST:
         raise ValueError(f"it is larger than {SIZE_AT_MOST:,} characters, with its repeats written out")
@@ -64,16 +65,16 @@ def compile_pattern(pattern: str) -> Any:
 
 
 def is_risky(pattern: str) -> bool:
-    """Tell whether a pattern has a repeat within a repeat that can share out the same text in many ways: `(a+)+$`."""
+    """Tell whether a pattern has nested repeats that can divide the same text in many ways, as in `(a+)+$`."""
     tree = _parse(pattern)
     return tree is not None and any(_is_ambiguous(body) for body in _find_repeats(tree))
 
 
 @lru_cache(maxsize=1000)
 def is_linear(pattern: str) -> bool:
-    """Tell whether a search for a pattern surely takes no longer than its text: `^[A-Za-z0-9+/]*={0,2}$`.
+    """Tell whether the time of a search certainly grows only linearly with the text, as for `^[A-Za-z0-9+/]*={0,2}$`.
 
-    It has at most one repeat without a bound, and begins at the beginning of the text where it has one.
+    Such a pattern has at most one repeat without a bound, and if it has one, it begins at the beginning of the text.
     """
     tree = _parse(pattern)
     if tree is None:
@@ -83,7 +84,7 @@ def is_linear(pattern: str) -> bool:
 
 
 def _parse(pattern: str) -> Any:
-    """Return the tree of a pattern; None for one that Python's parser cannot read, and so cannot judge."""
+    """Return the tree of a pattern; None if Python's parser cannot read it, so that it cannot be judged."""
     try:
         return _parser.parse(pattern)
     except Exception:  # noqa: BLE001 - it raises errors of many kinds
@@ -91,7 +92,7 @@ def _parse(pattern: str) -> Any:
 
 
 def _count_repeats(tree: Any) -> int:
-    """Return how many repeats without a bound a pattern has, also those that give nothing back."""
+    """Return how many repeats without a bound a pattern has, including possessive ones."""
     count = 0
     for code, value in tree:
         count += (code in _REPEATS or code is _codes.POSSESSIVE_REPEAT) and value[1] >= _MANY
@@ -100,7 +101,7 @@ def _count_repeats(tree: Any) -> int:
 
 
 def _measure(tree: Any) -> int:
-    """Return how many items a pattern has, each as often as it is repeated at least."""
+    """Return how many items a pattern has, each counted as often as it is repeated at least."""
     size = 0
     for code, value in tree:
         times = max(1, value[0]) if code in _REPEATS or code is _codes.POSSESSIVE_REPEAT else 1
@@ -109,7 +110,7 @@ def _measure(tree: Any) -> int:
 
 
 def _find_repeats(tree: Any) -> Iterator[Any]:
-    """Yield what is repeated without a bound, wherever it stands."""
+    """Yield the parts that are repeated without a bound, at any depth."""
     for code, value in tree:
         if code in (_codes.MAX_REPEAT, _codes.MIN_REPEAT) and value[1] >= _MANY:
             yield value[2]
@@ -118,7 +119,7 @@ def _find_repeats(tree: Any) -> Iterator[Any]:
 
 
 def _list_inner(code: Any, value: Any) -> list[Any]:
-    """Return the parts of a pattern within a part."""
+    """Return the inner parts of a part of a pattern."""
     if code in (_codes.MAX_REPEAT, _codes.MIN_REPEAT, _codes.POSSESSIVE_REPEAT):
         return [value[2]]
     if code is _codes.ATOMIC_GROUP:
@@ -131,7 +132,7 @@ def _list_inner(code: Any, value: Any) -> list[Any]:
 
 
 def _is_ambiguous(body: Any) -> bool:
-    """Tell whether a repeated part holds a repeat, or alternatives, without a character that separates the rounds."""
+    """Tell whether a repeated part has a repeat, or alternatives, without a character that separates the rounds."""
     items = list(_flatten(body))
     needed = [_list_characters(code, value) for code, value in items if code not in _REPEATS]
     for code, value in items:
@@ -156,7 +157,7 @@ def _flatten(body: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _overlap(branches: Any) -> bool:
-    """Tell whether two alternatives can begin alike, or one is empty."""
+    """Tell whether two alternatives can begin with the same character, or one is empty."""
     seen: frozenset[int] = frozenset()
     for branch in branches:
         items = list(_flatten(branch))
@@ -170,17 +171,17 @@ def _overlap(branches: Any) -> bool:
 
 
 def _list_all_characters(tree: Any) -> frozenset[int]:
-    """Return the ASCII characters that stand anywhere in a part."""
-    found: frozenset[int] = frozenset()
+    """Return the ASCII characters that occur anywhere in a part."""
+    characters: frozenset[int] = frozenset()
     for code, value in tree:
-        found |= _list_characters(code, value)
+        characters |= _list_characters(code, value)
         for inner in _list_inner(code, value):
-            found |= _list_all_characters(inner)
-    return found
+            characters |= _list_all_characters(inner)
+    return characters
 
 
 def _list_characters(code: Any, value: Any) -> frozenset[int]:
-    """Return the ASCII characters that an item matches; none for one that matches no single character."""
+    """Return the ASCII characters that an item matches; none for an item that does not match a single character."""
     if code is _codes.LITERAL:
         return frozenset({value})
     if code is _codes.NOT_LITERAL:
@@ -189,14 +190,14 @@ def _list_characters(code: Any, value: Any) -> frozenset[int]:
         return _ASCII
     if code is not _codes.IN:
         return frozenset()
-    found: frozenset[int] = frozenset()
+    matched: frozenset[int] = frozenset()
     for inner, what in value:
         if inner is _codes.LITERAL:
-            found |= {what}
+            matched |= {what}
         elif inner is _codes.RANGE:
-            found |= frozenset(range(what[0], min(what[1], 127) + 1))
+            matched |= frozenset(range(what[0], min(what[1], 127) + 1))
         elif inner is _codes.CATEGORY:
             name = str(what)
             negated = name.replace("_NOT_", "_")
-            found |= _CATEGORIES[name] if name in _CATEGORIES else _ASCII - _CATEGORIES.get(negated, frozenset())
-    return _ASCII - found if value and value[0][0] is _codes.NEGATE else found
+            matched |= _CATEGORIES[name] if name in _CATEGORIES else _ASCII - _CATEGORIES.get(negated, frozenset())
+    return _ASCII - matched if value and value[0][0] is _codes.NEGATE else matched

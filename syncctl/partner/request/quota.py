@@ -1,9 +1,9 @@
-"""A template's quota: neither a slip in it nor a value of a row fills a worker's memory or takes its time.
+"""A template's quota: neither a mistake in it nor a value of a row can fill a worker's memory or use up its time.
 
-Every construct of a template that makes text or a list counts what it makes, and every loop its rounds (invariants 11
-and 14). Constructs that make more than they are given (`*`, `replace`, `join`, a field's width) are counted before they
-run. What is counted also checks the row's time; so that no single step takes long, lists have a bound for all that is
-nested in them (comparing or hashing sixty nested pairs would never end), and slow filters one for their text.
+Every construct of a template that makes text or a list counts its result, and every loop its rounds (invariants 11 and
+14). Constructs that make more than they are given (`*`, `replace`, `join`, a field's width) are counted before they
+run. Counting also checks the row's time. So that no single step takes long, there is a bound for all values nested in a
+list (comparing or hashing sixty nested pairs would never end), and one for the text given to slow filters.
 """
 
 import re
@@ -20,31 +20,31 @@ from jinja2.visitor import NodeTransformer
 from syncctl.partner.request.row_time import row_time
 
 TEXT_AT_MOST = 16 * 1024 * 1024
-"""Characters that a template writes."""
+"""The most characters that a template writes."""
 MADE_AT_MOST = 4 * TEXT_AT_MOST
-"""Characters that it makes on the way."""
+"""The most characters that a template makes in intermediate results."""
 ROUNDS_AT_MOST = 100_000
-"""Rounds of all its loops, and calls of its macros."""
+"""The most rounds of all loops of a template, plus calls of its macros."""
 ELEMENTS_AT_MOST = 100_000
-"""Values in one list, also those nested in it; a long text counts as one for each thousand characters."""
+"""The most values in one list, including nested ones; each thousand characters of a long text add one."""
 DEPTH_AT_MOST = 100
-"""Lists within lists."""
+"""The deepest nesting of lists."""
 SLOW_TEXT_AT_MOST = 1024 * 1024
-"""Characters of a text for a filter that looks at each of them in Python."""
+"""The most characters in a text for a filter that processes them one by one in Python."""
 QUOTA = "_quota"
 """The name of a rendering's quota among its variables; a template that names it is refused."""
 
-# Filters of the quota's own. A template cannot name them: no name has a blank.
+# The quota's own filters. A template cannot name them, because a name in a template has no blank.
 _COUNTED, _JOINED, _ROUNDS, _PLAIN = "count text", "join texts", "count rounds", "plain "
 _TICKS = 64
-"""The clock is looked at when this many values were counted."""
+"""The clock is read each time this many values have been counted."""
 _SLOW_FILTERS = frozenset({"title", "urlencode", "wordcount"})
 
 _CHARACTERS_OF_AN_ELEMENT = 8
 _TEXT_OF_AN_ELEMENT = 1000
-"""Characters that are compared as fast as a value of a list is."""
+"""How many characters of text take as long to compare as one value in a list."""
 _CHARACTERS_OF_A_VALUE = 64
-"""The memory of a value that is not text, even where it is written as 1."""
+"""The size at which a value that is not text is counted, for its memory, even if it is written as 1."""
 _BITS_AT_MOST = 10_000
 _PRECISION_AT_MOST = 100
 _WIDTH_AT_MOST = 999
@@ -58,24 +58,24 @@ _TEXT_FILTERS = frozenset(
 
 
 class QuotaExceeded(SecurityError):
-    """A template would make more than its quota allows."""
+    """A template would exceed its quota."""
 
 
 class Quota:
-    """The rest of the quota in one rendering."""
+    """The remaining quota of one rendering."""
 
     def __init__(self) -> None:
         self._characters = MADE_AT_MOST
         self._rounds = ROUNDS_AT_MOST
         self._ticks = 0
-        # Lists that hold others, with their elements and their depth. Kept, so that no other gets their id.
+        # Lists that contain lists, each with its number of elements and its depth. Keeping them keeps their ids unique.
         self._nested: dict[int, tuple[Any, int, int]] = {}
 
     def take(self, characters: int) -> None:
         """Count text that is about to be made.
 
         Raises:
-            QuotaExceeded: it is more than the rest.
+            QuotaExceeded: the text is longer than the remaining quota.
         """
         self._characters -= max(0, characters)
         if self._characters < 0:
@@ -86,10 +86,10 @@ class Quota:
             row_time.check()
 
     def weigh(self, value: Any) -> tuple[int, int]:
-        """Return how many elements a list or an object has with all that is nested in it, and how deep it is.
+        """Return how many elements a list or an object has, including nested ones, and how deep it is.
 
         Raises:
-            QuotaExceeded: it has too many, or is too deep.
+            QuotaExceeded: it has too many elements, or is too deep.
         """
         if not isinstance(value, list | tuple | dict):
             return 0, 0
@@ -115,7 +115,7 @@ class Quota:
             raise QuotaExceeded(f"it makes lists that are nested more than {DEPTH_AT_MOST} times")
 
     def take_result(self, result: Any) -> None:
-        """Count a text or a list that was made."""
+        """Count a text or a list that has been made."""
         if isinstance(result, str | list | tuple):
             self.take(_size(result))
         self.weigh(result)
@@ -128,7 +128,7 @@ class Quota:
             self.take(_CHARACTERS_OF_A_VALUE + (value.bit_length() // 3 if isinstance(value, int) else 0))
 
     def take_text_of(self, *values: Any) -> int:
-        """Count the text of values, also of those inside lists and objects; return how much it is."""
+        """Count the text of values, including those in lists and objects; return the number of characters counted."""
         before = self._characters
         for value in values:
             self.take_value(value)
@@ -139,7 +139,7 @@ class Quota:
         return before - self._characters
 
     def take_values(self, values: int) -> None:
-        """Count the values of a list or an object of the row that a template looks into."""
+        """Count the values of a list or an object of the row, when a template looks into it."""
         self.take(values * _CHARACTERS_OF_AN_ELEMENT)
 
     def take_round(self) -> None:
@@ -150,13 +150,13 @@ class Quota:
         row_time.check()
 
     def count_rounds(self, values: Iterable[Any]) -> Iterator[Any]:
-        """Yield the values of a loop, as long as rounds are left."""
+        """Yield the values of a loop as long as rounds are left."""
         for value in values:
             self.take_round()
             yield value
 
     def check_operator(self, operator: str, left: Any, right: Any) -> None:
-        """Count what an operator is about to make."""
+        """Count the result that an operator is about to make."""
         match operator:
             case "*":
                 self._take_product(left, right)
@@ -179,24 +179,24 @@ class Quota:
             _check_bits(value.bit_length() + times.bit_length())
 
     def check_format(self, text: Any, /, *values: Any, **named: Any) -> None:
-        """Count what `text % values` is about to make."""
+        """Count the text that `text % values` is about to make."""
         text = str(text)
         if _TOO_WIDE.search(text):
             raise QuotaExceeded(f"it makes a field of more than {_WIDTH_AT_MOST} characters")
         self.take(len(text) + text.count("%") * (_WIDTH_AT_MOST + self.take_text_of(*values, *named.values())))
 
     def check_replace(self, text: Any, /, old: Any, new: Any, *_: Any, **__: Any) -> None:
-        """Count what `replace` is about to make."""
+        """Count the text that `replace` is about to make."""
         self.take_text_of(text)
         self.take(str(text).count(str(old)) * len(str(new)))
 
     def check_join(self, values: Any, separator: Any = "", /, *_: Any, **named: Any) -> None:
-        """Count what `join` is about to make."""
+        """Count the text that `join` is about to make."""
         self.take(len(values) * len(str(named.get("d", separator))))
         self.take_text_of(*values)
 
     def check_call(self, function: Any, *values: Any) -> None:
-        """Count what a call is about to make: a method of a text, or a macro."""
+        """Count the result that a call of a text's method or a macro is about to make."""
         self.weigh(values)
         if isinstance(function, Macro):
             self.take_round()
@@ -209,7 +209,7 @@ class Quota:
             self._check_split(text, function.__name__, *values)
 
     def _check_split(self, text: str, method: str, *values: Any) -> None:
-        """Count the parts of a text before each becomes a value."""
+        """Count the parts of a text before each of them becomes a value."""
         if method == "splitlines":
             parts = sum(map(text.count, _LINE_ENDS))
         else:
@@ -224,7 +224,7 @@ def _size(value: str | list[Any] | tuple[Any, ...]) -> int:
 
 
 def _count_as(text: str) -> int:
-    """Return as how many values more a text in a list counts: lists of long texts take as long to be compared."""
+    """Return how many extra values a text in a list adds to the count: lists of long texts take longer to compare."""
     return len(text) // _TEXT_OF_AN_ELEMENT
 
 
@@ -244,12 +244,12 @@ def _check_sum(_quota: Quota, _value: Any, _attribute: Any = None, /, start: Any
 
 
 def _check_text(quota: Quota, value: Any, /, *_: Any, **__: Any) -> None:
-    """Count a value that a filter makes text from."""
+    """Count a value from which a filter makes text."""
     quota.take_text_of(value)
 
 
 def _check_characters(quota: Quota, value: Any, /, *_: Any, **__: Any) -> None:
-    """Count a text that a filter takes apart into its characters."""
+    """Count a text that a filter splits into its characters."""
     if isinstance(value, str):
         quota.take(len(value) * _CHARACTERS_OF_AN_ELEMENT)
 
@@ -271,7 +271,7 @@ def find_quota(context: Context) -> Quota:
 
 
 def make_filters(names: Iterable[str]) -> dict[str, Callable[..., Any]]:
-    """Return filters of Jinja2, each counting what it makes, and the quota's own."""
+    """Return filters of Jinja2, each of which counts its result, and the quota's own filters."""
     filters: dict[str, Callable[..., Any]] = {_COUNTED: _count, _JOINED: _join, _ROUNDS: _count_rounds}
     for name in names:
         filters[name] = _make_counted(name)
@@ -301,7 +301,7 @@ def _make_counted(name: str) -> Callable[..., Any]:
 
 
 def make_tests() -> dict[str, Any]:
-    """Return the tests of Jinja2, each checking the row's time: `select` calls one for each value."""
+    """Return the tests of Jinja2, each of which checks the row's time: `select` calls a test for each value."""
     return {name: _make_timed(test) for name, test in TESTS.items()}
 
 
@@ -334,10 +334,10 @@ def _count_rounds(context: Context, values: Iterable[Any]) -> Iterator[Any]:
 
 
 def call_counted(context: Context, call: Callable[..., Any], function: Any, args: Any, kwargs: Any) -> Any:
-    """Return what a call of a template returns, counted."""
+    """Make a call of a template, count its result, and return it."""
     quota = find_quota(context)
     if isinstance(function, LoopContext):
-        # The next level of a recursive loop.
+        # This is the next level of a recursive loop.
         values = kwargs.pop("iterable") if "iterable" in kwargs else args[0]
         args = [quota.count_rounds(values)]
     else:
@@ -348,7 +348,7 @@ def call_counted(context: Context, call: Callable[..., Any], function: Any, args
 
 
 def count_tree(tree: nodes.Template) -> nodes.Template:
-    """Return a template whose loops, `~`, slices and set blocks count. The text that it writes stays the same."""
+    """Return a template whose loops, `~`, slices and set blocks are counted. The text that it writes stays the same."""
     counted: nodes.Template = _Counter().visit(tree)
     counted.set_environment(tree.environment)  # type: ignore[arg-type]
     return counted
@@ -382,7 +382,7 @@ class _Counter(NodeTransformer):
 
     def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.AssignBlock:  # noqa: N802
         self.generic_visit(node)
-        # A filter without a value takes the text of the block.
+        # A filter without a value applies to the text of the block.
         node.filter = _filter(_COUNTED, node.filter, node.lineno)
         return node
 

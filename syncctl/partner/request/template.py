@@ -44,7 +44,7 @@ from syncctl.partner.request.row_time import RowTimeExceeded
 
 NAMES = ("row", "key", "op", "stream")
 REMOTE_NAME = "remote"
-"""The name of the partner's values, where a stream captures some."""
+"""The name of the partner's values in a template, if the stream captures any."""
 FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format", "groupby",
     "int", "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace",
@@ -59,10 +59,10 @@ TEXT_METHODS = frozenset({
     "strip", "title", "upper", "zfill",
 })  # fmt: skip
 LIST_ATTRIBUTES = frozenset({"count", "index", "grouper", "list"})
-"""The last two are of the filter `groupby`."""
+"""The last two are attributes of the groups that the filter `groupby` makes."""
 OBJECT_METHODS = frozenset({"get", "items", "keys", "values"})
 _OTHER_METHODS = frozenset({"changed", "cycle", "next", "reset"})
-"""Those of `loop` and `cycler`."""
+"""Methods of `loop` and `cycler`."""
 _INSTEAD = {"format": "use ~ or the filter format", "join": "use the filter join"}
 GLOBALS: Mapping[str, Any] = {
     "range": safe_range, "dict": dict, "namespace": Namespace, "joiner": Joiner, "cycler": Cycler,
@@ -72,9 +72,9 @@ JsonFilter = Callable[[Context, Any], str]
 
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]{4,}")
 _SHOWN = (UndefinedError, SecurityError, TypeError, ZeroDivisionError, OverflowError, RowTimeExceeded)
-"""Errors whose text goes into the record; other texts could hold a value."""
+"""Errors whose text is stored in the record; the texts of others could contain a value."""
 _STORED = "column as stored"
-"""A filter that a template cannot name: no name has a blank."""
+"""A filter that a template cannot name, because a name in a template has no blank."""
 _WRITE_JSON = frozenset({*JSON_FILTERS, QUOTED})
 _SHOWN_KINDS: Mapping[type, str] = {Fields: "an object", Items: "a list", JsonText: "a document"}
 _OTHER_TEMPLATES = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
@@ -85,13 +85,13 @@ class TextTemplate:
 
     Args:
         title: Its name in errors: `body`, or `header X-Region`.
-        is_json: It writes JSON, so that each value must go through `| json`.
-        is_markup: It writes XML or HTML, so that values are escaped.
-        is_form: It writes a form, so that values with signs of a form must go through `| urlencode`.
+        is_json: Whether it writes JSON, so that each value must go through `| json`.
+        is_markup: Whether it writes XML or HTML, so that values are escaped.
+        is_form: Whether it writes a form, so that values with special characters must go through `| urlencode`.
         remote: The names of the partner's values that a stream captures; None if they are not known.
 
     Raises:
-        ValueError: It cannot be used; the text says where and why.
+        ValueError: The template cannot be used; the text says where and why.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class TextTemplate:
             tree = sandbox.parse(source)
             _check_names(tree, remote)
             self.remote_names = _find_remote_names(tree)
-            """The names of the partner's values that it writes; None if it may write any."""
+            """The names of the partner's values that the template writes; None if it may write any."""
             self.texts = [(text.lineno, text.data) for text in tree.find_all(nodes.TemplateData)]
-            """The texts that it writes itself, each with its line."""
+            """The texts that the template itself writes, each with its line."""
             if is_json:
                 check_json_rule(tree)
             if is_form:
@@ -126,14 +126,14 @@ class TextTemplate:
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
         except AssertionError as error:
-            # Jinja2's compiler loses names, as in {% set a | replace("b", row.c) %}.
+            # Jinja2's compiler loses names, for example in {% set a | replace("b", row.c) %}.
             raise ValueError(f"Jinja2 cannot compile it: {error}") from None
 
     def render(self, record: Record) -> str:
         """Return the text of a record. Safe to repeat: the same record gives the same text.
 
         Raises:
-            Unsendable: A column that does not exist, a value that cannot be written, or more than the quota allows.
+            Unsendable: A column does not exist, a value cannot be written, or the quota is exceeded.
         """
         values, quota = choose_values(record), Quota()
         remote = {name: record.remote.get(name) for name in self._remote}
@@ -191,7 +191,7 @@ def _find_remote_names(tree: nodes.Template) -> frozenset[str] | None:
 
 
 def _check_methods(tree: nodes.Template) -> None:
-    """Refuse a method before the first record; the sandbox refuses it where it hides behind a variable."""
+    """Refuse a forbidden method before the first record; the sandbox refuses one that is hidden behind a variable."""
     allowed = TEXT_METHODS | LIST_ATTRIBUTES | OBJECT_METHODS | _OTHER_METHODS
     for call in tree.find_all(nodes.Call):
         method = call.node
@@ -203,7 +203,7 @@ def _check_methods(tree: nodes.Template) -> None:
 
 
 class _Stored(NodeTransformer):
-    """Has `row.name | json` and `row["name"] | json` write the column as the record has it."""
+    """Makes `row.name | json` and `row["name"] | json` write the column as the record stores it."""
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Filter:  # noqa: N802 - the name of the node
         self.generic_visit(node)
@@ -237,7 +237,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return call_counted(context, super().call, function, args, kwargs)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Tell whether a template may use an attribute: of values only the listed methods."""
+        """Tell whether a template may use an attribute; values have only the listed methods."""
         match obj:
             case str():
                 return attr in TEXT_METHODS
@@ -275,7 +275,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return fields[name] if name in fields else self.undefined(f"the object has no field {name}")
 
     def find_stored(self, obj: Any, name: Any) -> Any:
-        """Return a column as the record has it, so that a document is written without being read."""
+        """Return a column as the record stores it, so that a document is written without being parsed."""
         if isinstance(obj, Columns) and name in obj:
             return obj.find_stored(name)
         return self.getitem(obj, name)
@@ -300,7 +300,7 @@ def show_text(value: Any) -> Any:
     """Return the text that `{{ value }}` writes: nothing for NULL, all digits of a decimal.
 
     Raises:
-        TypeError: A list or an object, whose text would be Python's, and not the same in every process.
+        TypeError: The value is a list or an object, whose text would be Python's, and differ between processes.
     """
     if value is None:
         return ""
@@ -311,14 +311,14 @@ def show_text(value: Any) -> Any:
     if isinstance(value, str | int | float | Undefined):
         return value
     if isinstance(value, JsonText) and value.text[0] not in '[{"':
-        # A number that is too large to compute with.
+        # This is a number that is too large to compute with.
         return value.text
     kind = next((name for kind, name in _SHOWN_KINDS.items() if isinstance(value, kind)), type(value).__name__)
     raise TypeError(f"{kind} cannot be written as text; write it with | json or | join")
 
 
 def make_json_filter(decimals: Decimals) -> JsonFilter:
-    """Return the filter `json`: text, NULL, exact numbers, lists and objects, as JSON."""
+    """Return the filter `json`, which writes text, NULL, exact numbers, lists and objects as JSON."""
 
     @pass_context
     def to_json(context: Context, value: Any) -> str:
@@ -328,7 +328,7 @@ def make_json_filter(decimals: Decimals) -> JsonFilter:
 
 
 def in_quotes(to_json: JsonFilter) -> JsonFilter:
-    """Return `json` for a value between the template's own quotes, which a text would end."""
+    """Return the filter `json` for values between the template's own quotes, which the quotes of a text would end."""
 
     @pass_context
     def to_quoted(context: Context, value: Any) -> str:
@@ -343,7 +343,7 @@ def in_quotes(to_json: JsonFilter) -> JsonFilter:
 
 
 def _simplify(value: Any, decimals: Decimals, quota: Quota) -> Any:
-    """Return a value as the JSON encoder takes it, counted."""
+    """Count a value, and return it in the form that the JSON encoder accepts."""
     quota.take_value(value)
     if isinstance(value, JsonText):
         quota.take(len(value.text))
@@ -351,7 +351,7 @@ def _simplify(value: Any, decimals: Decimals, quota: Quota) -> Any:
     if isinstance(value, JsonNumber):
         return write_raw(value.literal)
     if isinstance(value, Undefined):
-        # Its text is the error that names the unknown column.
+        # Asking for its text raises the error that names the unknown column.
         return str(value)
     if isinstance(value, Decimal):
         if not value.is_finite():

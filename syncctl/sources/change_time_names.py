@@ -7,7 +7,7 @@ from syncctl.sources.catalog.relation import Column, Kind
 _CHANGE = r"(?<!ex)(?:updated?|modif(?:y|ied|ication)|changed?)"
 _WHEN = r"(?:at|on|date|time|datetime|timestamp|stamp|ts|utc)"
 _NAMES_A_CHANGE = re.compile(rf"{_CHANGE}(?:[ _]?{_WHEN})*$|{_WHEN}[ _]?{_CHANGE}$|^mtime$", re.IGNORECASE)
-# A text column may hold anything: its name must speak of a time.
+# A text column may contain anything, so its name must speak of a time.
 _NAMES_A_TIME = re.compile(rf"{_WHEN}$|{_WHEN}[ _]?{_CHANGE}$", re.IGNORECASE)
 
 

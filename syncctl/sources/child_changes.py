@@ -1,4 +1,4 @@
-"""Children that change: their rows are read again, although nothing of the rows themselves has changed."""
+"""Children that change: the rows to which they belong are read again, even if the rows themselves have not changed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,32 +20,32 @@ from syncctl.sources.open_stream import OpenStream
 from syncctl.sources.pages import Key, PageReader, Where
 
 PARENTS_AT_ONCE = 500
-"""Values in one statement; SQLite accepts an expression of a thousand levels."""
+"""The number of values in one statement; SQLite accepts an expression of a thousand levels."""
 CHANGES_AT_ONCE = 1000
-"""In one page at least: they are small, and many of them may concern one row."""
+"""The smallest number of changes in a page: they are small, and many of them may concern one row."""
 OF = "of"
-"""The field of a child's cursor that says what it is a place in."""
+"""The field of a child's cursor with the hash of the child's settings to which the cursor applies."""
 
 _Values = tuple[Raw, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Step:
-    """From the rows of a child to those of its parent."""
+    """One step from the rows of a child to the rows of its parent."""
 
-    #: Of the parent: the column, its expression, and the column in whose type its values are compared.
+    #: For each column of the parent, its expression, and the column in whose type its values are compared.
     columns: tuple[tuple[sa.ColumnElement[Any], Column], ...]
-    #: What to select of the parent, for the step above it; empty for the stream's own rows.
+    #: The expressions to select from the parent, for the step above it.
     shown: tuple[sa.ColumnElement[Any], ...]
     relation: sa.FromClause
     where: Where
 
 
 class ChildFollower:
-    """Follows one child with a cursor of its own, by the rules of a mode, and reads the rows that its changes concern.
+    """Follows one child with its own cursor, by the rules of a mode, and reads the rows that its changes concern.
 
     Args:
-        chain: The child, behind the children above it: `lines`, `taxes`.
+        chain: The children above it, and then the child itself: `lines`, `taxes`.
     """
 
     def __init__(self, opened: OpenStream, chain: Sequence[ChildRelation]) -> None:
@@ -67,16 +67,16 @@ class ChildFollower:
 
     @property
     def sees_deletes(self) -> bool:
-        """Whether a deleted child tells which row it belonged to."""
+        """Whether a deleted child shows to which row it belonged."""
         key = {column.name for column in self._child.layout.key}
         return self.layout_mode == "change_tracking" and {pair.child.name for pair in self._described.pairs} <= key
 
     def start(self) -> Cursor:
-        """Return the cursor behind all changes there are now."""
+        """Return the cursor after all present changes."""
         return self._name(self._mode.parse_cursor("now"))
 
     def parse(self, text: str) -> Cursor | None:
-        """Return the cursor at a value of the stream's cursor; None if it is no place among the child's changes."""
+        """Return the cursor at a value of the stream's cursor; None if it is not a place among the child's changes."""
         parent, child = self._opened.layout, self._child.layout
         if parent.mode != child.mode:
             return None
@@ -92,21 +92,21 @@ class ChildFollower:
         return self._opened.run(self._child.pages.read_sample)
 
     def _name(self, cursor: Cursor) -> Cursor:
-        """Return a cursor that says what it is a place in.
+        """Return a cursor that states to which child settings it applies.
 
-        It has no floor: a change that was committed late is looked for before its start too, because a row that was
-        read in the meantime lacks it.
+        It has no floor: a change that was committed late is also looked for before the cursor's start, because a row
+        that was read in the meantime lacks it.
         """
         return {**{name: value for name, value in cursor.items() if name != "floor"}, OF: self._of}
 
     def fits(self, cursor: Cursor | None) -> bool:
-        """Tell whether a cursor is a place among the changes of this child as it is set now."""
+        """Tell whether a cursor is a place among the changes of this child with its present settings."""
         return cursor is not None and cursor.get(OF) == self._of
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the rows whose children have changed since a cursor, and the child's cursor behind them.
+        """Yield the rows whose children have changed since a cursor, and the child's cursor after them.
 
-        A change may concern more rows than a page holds: the cursor moves with the last of them.
+        A change may concern more rows than fit in a page; the cursor moves with the last of them.
         """
         known = cursor
         values: dict[str, _Values] = {}
@@ -114,7 +114,7 @@ class ChildFollower:
             notes = tuple(f"{self.path}: {note}" for note in page.notes)
             moved = {**page.cursor, OF: self._of}
             values |= self._find_values(page.rows)
-            # Many changes may concern few rows: each of these is read once for many pages of changes.
+            # Many changes may concern few rows: each row is read once for many pages of changes.
             if len(values) >= PARENTS_AT_ONCE or notes:
                 yield from self._read_rows(values, known)
                 yield Page(rows=(), cursor=moved, notes=notes)
@@ -124,7 +124,7 @@ class ChildFollower:
         yield Page(rows=(), cursor=cursor)
 
     def find_ahead(self, cursor: Cursor) -> Iterator[list[Key]]:
-        """Yield the keys of rows whose children have changed since a cursor, also above the ceiling of a poll."""
+        """Yield the keys of rows whose children have changed since a cursor, even above the ceiling of a poll."""
         if self.layout_mode == "change_tracking":
             changes: Iterator[Sequence[Row]] = (page.rows for page in self._mode.pages(cursor))
         else:
@@ -135,7 +135,7 @@ class ChildFollower:
                 yield self._opened.run(lambda connection, where=condition: pages.find_keys_where(connection, where))  # type: ignore[misc]
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what an operator should know, one line each."""
+        """Return warnings for the operator, one line each."""
         texts = self._mode.warnings()
         if self.layout_mode == "change_tracking" and not self.sees_deletes:
             on = ", ".join(pair.child.name for pair in self._described.pairs)
@@ -152,11 +152,11 @@ class ChildFollower:
         for condition in self._list_conditions(list(values.values())):
             position, more = Position(), True
             while more:
-                found, more = self._opened.read([keyset.after(position), condition])
-                if not found:
+                rows, more = self._opened.read([keyset.after(position), condition])
+                if not rows:
                     break
-                position = found[-1].position
-                yield Page(rows=tuple(replace(positioned.row, again=True) for positioned in found), cursor=cursor)
+                position = rows[-1].position
+                yield Page(rows=tuple(replace(positioned.row, again=True) for positioned in rows), cursor=cursor)
 
     def _list_conditions(self, values: Sequence[_Values]) -> Iterator[sa.ColumnElement[bool]]:
         """Yield conditions for the stream's rows that belong to children with these values of `on`."""
@@ -167,30 +167,30 @@ class ChildFollower:
             yield self._have_one_of(self._last, values[start : start + size])
 
     def _find_values(self, changes: Sequence[Row]) -> dict[str, _Values]:
-        """Return the values of `on` in changed rows, each once; a deleted row may not tell them."""
-        found: dict[str, _Values] = {}
+        """Return the values of `on` in changed rows, each once; a deleted row may lack them."""
+        values: dict[str, _Values] = {}
         for row in changes:
-            told = {**(row.payload or {}), **row.key}
+            columns = {**(row.payload or {}), **row.key}
             try:
-                named = {pair.child.name: told[pair.child.name] for pair in self._described.pairs}
+                named = {pair.child.name: columns[pair.child.name] for pair in self._described.pairs}
             except KeyError:
                 continue
             if None not in named.values():
                 text = canonical_text(named)
-                if text not in found:
-                    found[text] = tuple(to_raw(pair.child, named[pair.child.name]) for pair in self._described.pairs)
-        return found
+                if text not in values:
+                    values[text] = tuple(to_raw(pair.child, named[pair.child.name]) for pair in self._described.pairs)
+        return values
 
     def _climb(self, step: _Step, values: Sequence[_Values]) -> list[_Values]:
         """Return the values of `on` of the parents of rows with these values."""
-        found: dict[_Values, None] = {}
+        parents: dict[_Values, None] = {}
         size = max(1, PARENTS_AT_ONCE // len(step.columns))
         for start in range(0, len(values), size):
             condition = self._have_one_of(step.columns, values[start : start + size])
             statement = sa.select(*step.shown).distinct().select_from(step.relation).where(condition, *step.where)
             rows = self._opened.run(lambda connection, asked=statement: connection.execute(asked).all())  # type: ignore[misc]
-            found.update(dict.fromkeys(tuple(row) for row in rows if None not in tuple(row)))
-        return list(found)
+            parents.update(dict.fromkeys(tuple(row) for row in rows if None not in tuple(row)))
+        return list(parents)
 
     def _have_one_of(
         self, columns: Sequence[tuple[sa.ColumnElement[Any], Column]], values: Sequence[_Values]
@@ -200,10 +200,10 @@ class ChildFollower:
                 sa.and_(
                     *(
                         expression == self._dialect.bound(column, raw)
-                        for (expression, column), raw in zip(columns, some, strict=True)
+                        for (expression, column), raw in zip(columns, row_values, strict=True)
                     )
                 )
-                for some in values
+                for row_values in values
             )
         )
 
@@ -222,9 +222,9 @@ class ChildFollower:
         )
 
     def _compare(self, pair: Pair, child: Relation, parent: Relation) -> tuple[sa.ColumnElement[Any], Column]:
-        """Return a parent's column as a child's value is compared with it, and the column in whose type.
+        """Return the expression with which a child's value is compared, and the column whose type it has there.
 
-        It finds at least the rows that the child is read for: there its own collation decides.
+        The comparison uses the child's collation, so it finds at least the rows for which the child is read.
         """
         expression: sa.ColumnElement[Any] = parent.clause.c[pair.parent.name]
 
@@ -237,7 +237,7 @@ class ChildFollower:
         return expression, choose_type(Pair(child=pair.parent, parent=pair.child))
 
     def _describe(self) -> str:
-        """Return a short hash of what a cursor of this child is a place in."""
+        """Return a short hash of the settings to which a cursor of this child applies."""
         stream, layout = self._child.stream, self._child.layout
         on = [(pair.child.name, pair.parent.name) for pair in self._described.pairs]
         parts = (layout.mode, layout.cursor_name, [column.name for column in layout.key], on)
@@ -246,7 +246,7 @@ class ChildFollower:
 
 
 def _open_child(opened: OpenStream, described: ChildRelation) -> OpenStream:
-    """Return a child as an open stream of its own, which reads where its rows belong and nothing else."""
+    """Return a child as its own open stream, which reads only the columns that say to which rows its rows belong."""
     child, relation = described.child, described.relation
     on = tuple(pair.child.name for pair in described.pairs)
     is_tracked = child.cursor == CHANGE_TRACKING
@@ -254,12 +254,12 @@ def _open_child(opened: OpenStream, described: ChildRelation) -> OpenStream:
         described.stream,
         mode=_decide_mode(opened, described),
         cursor=None if is_tracked else child.cursor,
-        # Rows with the same cursor value and the same values of `on` belong to one row: it is read once.
+        # Child rows with the same cursor value and the same values of `on` belong to one row, which is read once.
         key=() if relation.primary_key else on,
         columns=on,
         exclude=(),
         mask={},
-        # Also a child that does not meet the condition any more has changed what its row holds.
+        # A child that no longer meets the condition has also changed the contents of its row.
         where=None,
         json_columns=(),
         timezone=None if any(pair.child.kind is Kind.TIME for pair in described.pairs) else opened.stream.timezone,

@@ -1,4 +1,4 @@
-"""The children of a stream as the database describes them, and by which columns their rows belong to their parents."""
+"""The children of a stream as the database describes them, and the columns that link their rows to their parents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChildRelation:
-    """A child, and what it reads."""
+    """A child, and the relation that it reads."""
 
     child: Child
-    #: The child as a stream of its own, called as in the settings: `orders.children.lines`.
+    #: The child as its own stream, named as in the settings: `orders.children.lines`.
     stream: Stream
     relation: Relation
     pairs: tuple[Pair, ...]
@@ -48,24 +48,24 @@ class ChildRelation:
         return "/".join(self.stream.name.split(".children.")[1:])
 
     def make_condition(self) -> list[sa.ColumnElement[bool]]:
-        """Return the child's `where`."""
+        """Return the child's `where` as a condition, if it has one."""
         where = self.stream.where
         return [] if where is None else [sa.text(f"({escape_colons(strip_statement(where))})")]  # type: ignore[list-item]
 
     @property
     def parent_columns(self) -> frozenset[str]:
-        """The columns of its parent that decide which rows belong to it."""
+        """The columns of its parent by which child rows belong to a row."""
         return frozenset(pair.parent.name for pair in self.pairs)
 
 
 def describe_children(
     connection: sa.Connection, stream: Stream, relation: Relation, dialect: Dialect
 ) -> tuple[ChildRelation, ...]:
-    """Return what the children of a stream read, and the children of these.
+    """Return the relations that the children of a stream read, including children of children.
 
     Raises:
         ConfigurationError: A child names a column that does not exist, or has the name of a column of the row.
-        SourceError: Its table does not exist, or the database refuses its query.
+        SourceError: The child's table does not exist, or the database refuses its query.
     """
     described = []
     for child in stream.children:
@@ -90,7 +90,7 @@ def describe_children(
 
 
 def declare_children(children: Sequence[ChildRelation], connection: sa.Connection) -> Iterator[DeclaredRelation]:
-    """Yield the children of a stream, and the children of these, with the types that the database declares."""
+    """Yield the children of a stream, including children of children, with the types that the database declares."""
     for child in children:
         yield declare_relation(child.path, child.stream, child.relation, connection)
         yield from declare_children(child.children, connection)
@@ -139,9 +139,10 @@ def find_column(stream: Stream, relation: Relation, name: str, setting: str) -> 
 
 
 def choose_type(pair: Pair) -> Column:
-    """Return the column whose type the values have in the list.
+    """Return the column in whose type the values of a list are compared.
 
-    The child's, so that an index on it is used; its parent's, where a value could lose something in the child's.
+    This is the child's column, so that an index on it is used, or the parent's if the child's type could lose part of a
+    value.
     """
     child, parent = pair.child, pair.parent
     if child.kind is not parent.kind or child.type is None or parent.type is None:
@@ -152,7 +153,7 @@ def choose_type(pair: Pair) -> Column:
 
 
 def _is_wider(child: Column, parent: Column) -> bool:
-    """Tell whether a text column of the child holds every character of its parent's."""
+    """Tell whether a text column of the child can contain every character of its parent's column."""
     return child.kind is Kind.TEXT and (isinstance(child.type, sa.Unicode) or not isinstance(parent.type, sa.Unicode))
 
 
@@ -161,14 +162,14 @@ def _has_room(child: Any, parent: Any) -> bool:
         ours, theirs = getattr(child, name, None), getattr(parent, name, None)
         if ours is not None and (theirs is None or ours < theirs):
             return False
-    digits = [(one.precision or 0) - (one.scale or 0) for one in (child, parent) if isinstance(one, sa.Numeric)]
+    digits = [(kind.precision or 0) - (kind.scale or 0) for kind in (child, parent) if isinstance(kind, sa.Numeric)]
     return len(digits) < 2 or digits[0] >= digits[1]
 
 
 def list_chains(
     children: Sequence[ChildRelation], above: tuple[ChildRelation, ...] = ()
 ) -> Iterator[tuple[ChildRelation, ...]]:
-    """Yield each child, at every depth, behind those above it."""
+    """Yield, for each child at every depth, the children above it and then the child itself."""
     for child in children:
         chain = (*above, child)
         yield chain
@@ -176,7 +177,7 @@ def list_chains(
 
 
 def advise_children(stream: Stream, mode: Mode, children: Sequence[ChildRelation]) -> tuple[str, ...]:
-    """Return a warning for each child whose changes alone are not found."""
+    """Return a warning for each child whose changes are not found unless its row changes too."""
     if mode in ("snapshot", "flag") or stream.append_only:
         return ()
     unfollowed = [chain[-1] for chain in list_chains(children) if not chain[-1].child.cursor]

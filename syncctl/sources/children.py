@@ -21,10 +21,10 @@ from syncctl.sources.cursor import Raw
 from syncctl.sources.dialect import Dialect
 
 VALUES_AT_MOST = 2000
-"""In one statement; SQL Server accepts 2,100."""
+"""The number of values in one statement; SQL Server accepts 2,100."""
 FETCHED_AT_ONCE = 500
 BYTES_ALONE = 16 * 1024 * 1024
-"""The children of one row at most, where a page may hold less: the ledger stores no larger row."""
+"""The most bytes of children of a row read alone, if a page's limit is smaller: the ledger stores no larger row."""
 BYTES_PER_VALUE = 16
 _NUMBER, _RANK = "syncctl_n", "syncctl_r"
 
@@ -40,10 +40,10 @@ class Budget:
     left: int
 
     def spend(self, raw_rows: Sequence[Sequence[Raw]]) -> None:
-        """Take the size of rows off.
+        """Subtract the size of rows.
 
         Raises:
-            TooManyBytesError: There is no room for them.
+            TooManyBytesError: There is no room for the rows.
         """
         sizes = [len(value) for raw in raw_rows for value in raw if type(value) is str or type(value) is bytes]
         self.left -= sum(sizes) + BYTES_PER_VALUE * len(raw_rows) * (len(raw_rows[0]) if raw_rows else 0)
@@ -56,7 +56,7 @@ class Found:
     """The rows of one child that belong to one parent."""
 
     value: Any
-    #: Why they cannot be sent.
+    #: Why the rows cannot be sent.
     error: str | None = None
 
 
@@ -99,34 +99,34 @@ class ChildReader:
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes when what is read of the child changes its form."""
+        """A text that changes when the form of the child's data changes."""
         inner = ",".join(child.fingerprint for child in self._children)
         return f"{self.name}:{'one' if self._child.one else 'all'}:{self._columns.fingerprint}({inner})"
 
     @property
     def sent_columns(self) -> frozenset[str]:
-        """The columns in the payload, its children's too, each with the names of the children above it."""
+        """The columns in the payload, including those of its children, each with the names of the children above it."""
         own = {name_column(self._path, name) for name in self._columns.sent}
         return frozenset(own.union(*(child.sent_columns for child in self._children)))
 
     def read(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Found]:
-        """Return what belongs to parents with these values of `on`, in their order.
+        """Return the rows that belong to parents with these values of `on`, in the order of the parents.
 
         Raises:
             TooManyBytesError: The rows are larger than the budget.
         """
         nothing = Found(None if self._child.one else [])
         wanted = list(dict.fromkeys(key for key in keys if None not in key))
-        found: dict[tuple[Raw, ...], Found] = {}
+        by_key: dict[tuple[Raw, ...], Found] = {}
         for start in range(0, len(wanted), self._at_once):
-            some = wanted[start : start + self._at_once]
-            found.update(zip(some, self._read_by_halves(connection, some, budget), strict=True))
-        return [found.get(key, nothing) for key in keys]
+            batch = wanted[start : start + self._at_once]
+            by_key.update(zip(batch, self._read_by_halves(connection, batch, budget), strict=True))
+        return [by_key.get(key, nothing) for key in keys]
 
     def _read_by_halves(
         self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget
     ) -> list[Found]:
-        """Read together; where the database cannot read a child, halve the parents until its own is alone."""
+        """Read the children of all parents together; if one is unreadable, halve the parents until its own is alone."""
         left = budget.left
         try:
             return self._read_together(connection, keys, budget)
@@ -146,22 +146,22 @@ class ChildReader:
     def _read_together(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Found]:
         raw_rows = self._fetch(connection, keys, budget)
         values = self._convert_all(raw_rows)
-        found: list[Found] = []
+        children: list[Found] = []
         ends = list(accumulate(_count_numbers(raw_rows, len(keys))))
         bounds = list(pairwise([0, *ends]))
         for start, end in bounds:
             if end - start > self.max_rows:
-                found.append(Found(None, self._refuse_many()))
+                children.append(Found(None, self._refuse_many()))
             elif values is None:
-                found.append(self._convert(raw_rows[start:end]))
+                children.append(self._convert(raw_rows[start:end]))
             else:
-                found.append(Found(values[start:end]))
+                children.append(Found(values[start:end]))
         for reader, at in zip(self._children, self._keys_of_children, strict=True):
-            self._attach_child(connection, reader, at, [raw_rows[start:end] for start, end in bounds], found, budget)
+            self._attach_child(connection, reader, at, [raw_rows[start:end] for start, end in bounds], children, budget)
         if self._child.one:
-            for one in found:
-                one.value = one.value[0] if one.value else None
-        return found
+            for child in children:
+                child.value = child.value[0] if child.value else None
+        return children
 
     def _attach_child(
         self,
@@ -169,28 +169,28 @@ class ChildReader:
         reader: "ChildReader",
         at: Sequence[int],
         raw_rows: Sequence[Sequence[Sequence[Raw]]],
-        found: Sequence[Found],
+        children: Sequence[Found],
         budget: Budget,
     ) -> None:
-        good = [number for number, one in enumerate(found) if one.error is None]
+        good = [number for number, child in enumerate(children) if child.error is None]
         keys = [tuple(raw[1 + index] for index in at) for number in good for raw in raw_rows[number]]
         inner = iter(reader.read(connection, keys, budget))
         for number in good:
-            for value, below in zip(found[number].value, inner, strict=False):
+            for value, below in zip(children[number].value, inner, strict=False):
                 value[reader.name] = below.value
-                found[number].error = found[number].error or below.error
+                children[number].error = children[number].error or below.error
 
     def _fetch(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Sequence[Raw]]:
-        """Return the rows of some parents, each behind the number of its parent.
+        """Return the rows of some parents, each preceded by the number of its parent.
 
-        To number the rows of each parent would cost the database as much again, so that is done only where one has too
-        many.
+        Numbering the rows of each parent would double the database's work, so that is done only if a parent has too
+        many rows.
         """
         rows: list[Sequence[Raw]] = []
         too_many = self.max_rows + FETCHED_AT_ONCE
-        for some in self._run(connection, keys, is_bounded=False):
-            budget.spend(some)
-            rows += some
+        for batch in self._run(connection, keys, is_bounded=False):
+            budget.spend(batch)
+            rows += batch
             number = rows[-1][0]
             if len(rows) > too_many and rows[-1 - too_many][0] == number:
                 break
@@ -198,9 +198,9 @@ class ChildReader:
             return rows
         while rows and rows[-1][0] == number:
             rows.pop()
-        for some in self._run(connection, keys[number:], is_bounded=True):
-            budget.spend(some)
-            rows += [(number + raw[0], *raw[1:]) for raw in some]
+        for batch in self._run(connection, keys[number:], is_bounded=True):
+            budget.spend(batch)
+            rows += [(number + raw[0], *raw[1:]) for raw in batch]
         return rows
 
     def _run(
@@ -222,7 +222,7 @@ class ChildReader:
                 yield rows
 
     def _convert_all(self, raw_rows: Sequence[Sequence[Raw]]) -> list[dict[str, Value]] | None:
-        """Return the values of all rows, column by column, which takes half the time; None if one of them is bad."""
+        """Return the values of all rows, converted column by column in half the time; None if a value is bad."""
         if self._columns.refusal and raw_rows:
             return None
         columns = list(zip(*raw_rows, strict=True))
@@ -236,7 +236,7 @@ class ChildReader:
         return [dict(zip(names, values, strict=True)) for values in zip(*converted, strict=True)]
 
     def _convert(self, raw_rows: Sequence[Sequence[Raw]]) -> Found:
-        """Return the values of one parent's rows, or why it cannot be sent."""
+        """Return the values of one parent's rows, or why the parent cannot be sent."""
         if self._columns.refusal and raw_rows:
             return Found(None, f"{self._title}: {self._columns.refusal}")
         columns = self._values
@@ -258,10 +258,10 @@ class ChildReader:
         return f"{self._title}: more than {self.max_rows:,} rows belong to it ({self._setting}.max_rows)"
 
     def _decide_order(self, described: ChildRelation) -> list[sa.ColumnElement[Any]]:
-        """Return the order of a parent's rows: as `sort` says, then so that no two orders of them are possible."""
+        """Return the order of a parent's rows: first by `sort`, then by columns that make the order unambiguous."""
         relation = described.relation
-        found = [find_column(described.stream, relation, name, "sort") for name in described.child.sort]
-        sort = list(dict.fromkeys(found))
+        columns = [find_column(described.stream, relation, name, "sort") for name in described.child.sort]
+        sort = list(dict.fromkeys(columns))
         names = {column.name for column in sort}
         order: list[sa.ColumnElement[Any]] = [relation.clause.c[column.name] for column in sort]
         by_name = {column.name: column for column in relation.columns}
@@ -283,10 +283,10 @@ class ChildReader:
         return self._dialect.matched(pair.child, value) if is_text else value
 
     def _compile(self, connection: sa.Connection, size: int, *, is_bounded: bool) -> tuple[str, list[str]]:
-        """Return the statement for so many parents, and the names of its parameters in their order.
+        """Return the statement for this number of parents, and the names of its parameters in their order.
 
         Args:
-            is_bounded: It returns one row more of a parent than may be sent, and no further.
+            is_bounded: Whether it returns at most one row more of each parent than may be sent.
         """
         dialect, clause = self._dialect, self._relation.clause
         columns: list[sa.ColumnClause[Any]] = [
@@ -313,7 +313,7 @@ class ChildReader:
         origin = parents.join(clause, sa.and_(*matches))
         statement = sa.select(number.label(_NUMBER), *shown).select_from(origin).where(*self._condition)
         if is_bounded:
-            # The window cannot be without an order, and one row needs none.
+            # The window must have an order; if none is needed, the parent's number serves.
             rank = sa.func.row_number().over(partition_by=number, order_by=self._order or [number]).label(_RANK)
             ranked = statement.add_columns(rank).subquery("syncctl_c")
             statement = (
@@ -328,7 +328,7 @@ class ChildReader:
 
 
 def _count_numbers(rows: Sequence[Sequence[Raw]], size: int) -> list[int]:
-    """Return how many rows there are of each parent."""
+    """Return how many rows each parent has."""
     counts = [0] * size
     for raw in rows:
         counts[raw[0]] += 1
@@ -336,7 +336,7 @@ def _count_numbers(rows: Sequence[Sequence[Raw]], size: int) -> list[int]:
 
 
 def find_key(child: ChildRelation, columns: Columns) -> tuple[int, ...]:
-    """Return where a parent's values of `on` are among its columns."""
+    """Return the positions of a parent's values of `on` among its columns."""
     names = [column.name for column in columns.read]
     return tuple(names.index(pair.parent.name) for pair in child.pairs)
 
@@ -361,15 +361,15 @@ class Children:
     """Attaches all children of a stream to the rows of a page."""
 
     readers: Sequence[ChildReader]
-    #: For each of them, where its parent's values are in a row.
+    #: For each reader, the positions of its parent's values in a row.
     keys_at: Sequence[tuple[int, ...]]
     page_bytes: int
-    #: How many rows a page may hold, as far as earlier pages tell; None: as many as are asked for.
+    #: How many rows a page may hold, judged by earlier pages; None for as many as are asked for.
     fitting: int | None = field(default=None, init=False)
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes when what is read of the children changes its form."""
+        """A text that changes when the form of the children's data changes."""
         return ";".join(reader.fingerprint for reader in self.readers)
 
     @property
@@ -378,7 +378,7 @@ class Children:
         return frozenset().union(*(reader.sent_columns for reader in self.readers))
 
     def attach(self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None]) -> int:
-        """Attach the children of the first rows, as many as `page_bytes` allow; return how many these are."""
+        """Attach children to as many of the first rows as `page_bytes` allows; return how many rows these are."""
         count = len(rows)
         while count:
             budget = Budget(self.page_bytes if count > 1 else max(self.page_bytes, BYTES_ALONE))
@@ -404,14 +404,16 @@ class Children:
             if row.payload is not None and raw is not None
         ]
         budget.spend([raw for _, raw in readable])
-        found: list[list[Found]] = []
+        by_reader: list[list[Found]] = []
         for reader, at in zip(self.readers, self.keys_at, strict=True):
             keys = [tuple(raw[index] for index in at) for _, raw in readable]
-            found.append(reader.read(connection, keys, budget))
-        for (number, _), *values in zip(readable, *found, strict=True):
+            by_reader.append(reader.read(connection, keys, budget))
+        for (number, _), *children in zip(readable, *by_reader, strict=True):
             row = rows[number]
-            error = next((one.error for one in values if one.error is not None), None)
-            named: dict[str, Value] = {reader.name: one.value for reader, one in zip(self.readers, values, strict=True)}
+            error = next((child.error for child in children if child.error is not None), None)
+            named: dict[str, Value] = {
+                reader.name: child.value for reader, child in zip(self.readers, children, strict=True)
+            }
             if error is not None:
                 fail(row, error)
             else:
@@ -419,14 +421,14 @@ class Children:
 
 
 def fail(row: Row, error: str) -> None:
-    """Make a row one that cannot be sent."""
+    """Mark a row as one that cannot be sent."""
     row.payload, row.error = None, error
 
 
 def make_children(
     described: Sequence[ChildRelation], columns: Columns, dialect: Dialect, *, stream: Stream, is_masked: bool
 ) -> Children | None:
-    """Return what attaches the children of a stream; None if it has none."""
+    """Return an object that attaches the children of a stream; None if it has no children."""
     if not described:
         return None
     check_names(stream, columns, described)

@@ -1,4 +1,4 @@
-"""The columns of a stream: which are read, which are sent, and how their values become the payload."""
+"""Choose the columns of a stream that are read and those that are sent, and convert their values for the payload."""
 
 import hashlib
 import json
@@ -27,26 +27,26 @@ _LABEL = re.compile(r"'c(\d+)'")
 class Columns:
     """The columns of a page."""
 
-    #: In the relation's order.
+    #: The columns that are read, in the relation's order.
     read: tuple[Column, ...]
-    #: The names of those in the payload.
+    #: The names of the columns in the payload.
     sent: frozenset[str]
-    #: One for each column that is read: its value for the key.
+    #: A converter for each column that is read, to its value for the key.
     converters: tuple[Converter, ...]
-    #: One for each column that is read: its value for the payload, masked and with an offset where the stream says so.
+    #: A converter for each column that is read, to its value for the payload: masked, and with an offset, if so set.
     payload_converters: tuple[Converter, ...]
-    #: The names of those sent that a write-back may change: no change is noticed by them.
+    #: The names of sent columns that a write-back may change; they do not make a row a changed one.
     unnoticed: frozenset[str]
-    #: A short hash of everything that decides how a payload looks.
+    #: A short hash of everything that decides the form of a payload.
     fingerprint: str
-    #: Why no row can be sent: a column that should be sent has no form in JSON. None if rows can be sent.
+    #: Why no row can be sent: JSON cannot represent a column that should be sent. None if rows can be sent.
     refusal: str | None = None
 
     def explain(self, error: Exception, *, is_masked: bool) -> str:
-        """Return why the database could not read a row: its message, in which columns have their names (invariant 10).
+        """Return why the database could not read a row: its message, with the names of columns (invariant 10).
 
         Args:
-            is_masked: A column is masked, so that the message may contain a value that nobody may see.
+            is_masked: Whether a column is masked: then the message is left out, as it may contain a masked value.
         """
         if is_masked:
             return MESSAGE_LEFT_OUT
@@ -57,16 +57,16 @@ class Columns:
 def choose_columns(
     stream: Stream, relation: Relation, layout: Layout, dialect: Dialect, *, parent_of: Collection[str] = ()
 ) -> Columns:
-    """Choose the columns that `columns` or `exclude` name; key and cursor are always read, sent or not.
+    """Choose columns according to `columns` or `exclude`; key and cursor are always read, even if they are not sent.
 
     Args:
-        parent_of: The columns by which children belong to a row: they are read, sent or not.
+        parent_of: The columns by which children belong to a row; they are always read, even if they are not sent.
 
     Raises:
         ConfigurationError: The stream names a column that does not exist, or masks one that the ledger must know.
     """
     roles = _name_roles(layout)
-    # It is the record's version: it changes with every update, even one that changes no other column.
+    # A rowversion is the record's version: it changes with every update, even one that changes no other column.
     unsent = {layout.cursor_name} if layout.mode == "rowversion" and layout.cursor is not None else set()
     needed = {column.name for column in (*layout.order, *layout.key)} | {layout.cursor_name}
     return _choose(
@@ -85,19 +85,19 @@ def choose_columns(
 def choose_child_columns(
     stream: Stream, relation: Relation, dialect: Dialect, *, on: Collection[str], parent_of: Collection[str] = ()
 ) -> Columns:
-    """Choose the columns of a child: those of `on` are sent if `columns` names them.
+    """Choose the columns of a child: the columns of `on` are sent only if `columns` names them.
 
     Args:
-        stream: The child as a stream of its own.
-        on: The columns by which its rows belong to their parents.
-        parent_of: The columns by which its own children belong to its rows.
+        stream: The child as its own stream.
+        on: The columns by which the child's rows belong to their parents.
+        parent_of: The columns by which the child's own children belong to its rows.
     """
     unsent = set() if stream.columns else set(on)
     roles: dict[str, str] = {}
     cursor = None if stream.cursor is None else find_name(stream.cursor, [column.name for column in relation.columns])
     if cursor is not None:
         roles[cursor] = "cursor"
-        # It changes with every update, even one that changes no other column.
+        # A rowversion changes with every update, even one that changes no other column.
         unsent |= {
             column.name for column in relation.columns if column.name == cursor and column.kind is Kind.ROWVERSION
         }
@@ -121,7 +121,7 @@ def _choose(
     unwanted = _resolve(stream, "exclude", stream.exclude, names)
     sent = {name for name in names if (name in wanted if wanted else name not in unwanted)}
     sent -= unsent
-    # Else each write would be a change of its row, and send it again.
+    # Otherwise each write-back would be a change of its row, which would be sent again.
     sent -= _resolve(stream, "write_back", tuple(stream.write_back), names)
     masks = _resolve_masks(stream, roles, names)
     # invariant 10: a dropped column is not even read, so that no database error can contain it.
@@ -173,7 +173,7 @@ def _resolve(stream: Stream, setting: str, given: Sequence[str], names: Sequence
 
 
 def _find_unnoticed(stream: Stream, relation: Relation, layout: Layout) -> set[str]:
-    """Return the columns that the database, or a trigger, may set whenever a row is written back to."""
+    """Return the columns that the database or a trigger may set whenever a write-back changes a row."""
     if not stream.write_back:
         return set()
     unnoticed = {column.name for column in relation.columns if column.kind is Kind.ROWVERSION}
@@ -206,9 +206,9 @@ def _resolve_masks(stream: Stream, roles: Mapping[str, str], names: Sequence[str
 def _choose_documents(
     stream: Stream, relation: Relation, roles: Mapping[str, str], names: Sequence[str], masks: Mapping[str, Mask]
 ) -> frozenset[str]:
-    """Return the columns whose text is JSON: those that `json` names, and those of a type of that name.
+    """Return the columns whose text is JSON: those that `json` names, and those of the type JSON.
 
-    A mask replaces a value by a text, and so does not leave a document.
+    Masked columns are not among them, because a mask replaces the document by a text.
 
     Raises:
         ConfigurationError: `json` names a column that does not exist, or that the ledger must know as text.
@@ -225,13 +225,13 @@ def _choose_documents(
 
 
 def _name_roles(layout: Layout) -> dict[str, str]:
-    """Return what the columns are that the ledger must know as they are."""
+    """Return the roles (key or cursor) of the columns that the ledger must know unchanged."""
     roles = {column.name: "cursor" for column in (*layout.order, layout.cursor) if column is not None}
     return roles | {column.name: "key" for column in layout.key}
 
 
 def _refuse(stream: Stream, formless: Sequence[Column]) -> str | None:
-    """Return why rows with these columns fail. The columns are not even read: a driver fails on their values."""
+    """Return why rows with these columns fail. The columns are not even read, because drivers fail on their values."""
     if not formless:
         return None
     them = "it" if len(formless) == 1 else "them"
@@ -250,9 +250,10 @@ def _convert_payload(
     masks: Mapping[str, Mask],
     documents: frozenset[str],
 ) -> list[Converter]:
-    """Return the converters of the payload: times without an offset get one if the stream names their zone.
+    """Return the converters of the payload: times without an offset get one if the stream names their time zone.
 
-    A key stays as it is: the payload of an upsert, the path of its call and a later delete name the row alike.
+    Keys stay unchanged, so that the payload of an upsert, the path of its call and a later delete name the row in the
+    same way.
     """
     zone = None if stream.timezone is None else load_zone(stream.timezone, f"streams.{stream.name}.timezone")
     payload = list(converters)
@@ -270,7 +271,7 @@ def _convert_payload(
 
 
 def convert_document(convert: Converter) -> Converter:
-    """Return a converter whose text is JSON; it refuses a value that is not, with the place."""
+    """Return a converter for text that is JSON; it refuses other values, and names the place of the error."""
 
     def convert_text(raw: Raw) -> Value:
         if isinstance(raw, bytes | bytearray | memoryview):
@@ -278,7 +279,7 @@ def convert_document(convert: Converter) -> Converter:
         value = convert(raw)
         if value is None:
             return None
-        # SQLite keeps numbers as such, also in a column of texts.
+        # SQLite stores numbers as numbers, even in a text column.
         text = json.dumps(value) if isinstance(value, bool | float) else str(value)
         try:
             return read_json(text)
@@ -303,9 +304,9 @@ def _mask(convert: Converter, mask: Mask, secret: str) -> Converter:
 def _fingerprint(
     stream: Stream, sent: Sequence[str], masks: Mapping[str, Mask], refusal: str | None, documents: frozenset[str]
 ) -> str:
-    """Return a hash that changes when a column comes or goes, or the time zone, a mask or its secret changes.
+    """Return a hash that changes when a column is added or removed, or the time zone, a mask or its secret changes.
 
-    So it does when a text becomes a document, or a document a text.
+    It also changes when a text becomes a document, or a document becomes a text.
     """
     parts = [*sent, "", stream.timezone or "", refusal or ""]
     parts += [f"{name}={mask}:{mask_value('', mask, stream.mask_secret)}" for name, mask in sorted(masks.items())]

@@ -1,4 +1,4 @@
-"""The cursor of a stream: positions between rows, and the JSON documents that keep them exact."""
+"""The cursor of a stream: positions between rows, and the JSON documents that store them exactly."""
 
 import base64
 import datetime as dt
@@ -14,7 +14,7 @@ from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Column, Kind
 
 Raw = Any
-"""A value as the driver returned it, or as the driver takes it back."""
+"""A value in the form in which the driver returns it, or accepts it as a parameter."""
 
 BEGINNING = "beginning"
 _LARGEST_ROWVERSION = 2**64 - 1
@@ -108,8 +108,8 @@ def parse_rowversion(text: str) -> bytes:
 class Position:
     """A place between two rows.
 
-    With a `key`: right after the row with this cursor value and this key (its columns beside the cursor column).
-    Without: right before the first row of this cursor value, or before all rows if the value is None too.
+    With a `key`, it is right after the row with this cursor value and this key (its columns beside the cursor column).
+    Without a key, it is right before the first row with this cursor value, or before all rows if the value is None too.
     """
 
     value: Raw = None
@@ -117,13 +117,13 @@ class Position:
 
     @property
     def text(self) -> str:
-        """The cursor value for people, with all its digits."""
+        """The cursor value for display, with all its digits."""
         return BEGINNING if self.value is None else to_text(self.value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CursorState:
-    """A cursor document as values."""
+    """The values of a cursor document."""
 
     mode: Mode
     column: str
@@ -138,11 +138,11 @@ class CursorState:
 
 
 def read_cursor(cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: int) -> CursorState:
-    """Return a cursor document as values.
+    """Return the values of a cursor document.
 
     Args:
-        column: The cursor column of the stream now.
-        ties: How many key columns the stream has now beside the cursor column.
+        column: The present cursor column of the stream.
+        ties: How many key columns the stream now has beside the cursor column.
 
     Raises:
         SourceError: The document belongs to another mode, cursor column or key.
@@ -165,10 +165,10 @@ def write_position(position: Position) -> dict[str, Any]:
 
 
 def read_position(document: Mapping[str, Any], stream: str) -> Position:
-    """Return the position that a document holds.
+    """Return the position in a document.
 
     Raises:
-        SourceError: It is not the document of a position.
+        SourceError: The document does not contain a position.
     """
     try:
         key = document["key"]

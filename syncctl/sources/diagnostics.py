@@ -1,4 +1,4 @@
-"""Questions to a source about itself, for the doctor: a missing right hides one answer only."""
+"""Ask a source questions about itself, for `doctor`: a missing right makes only one answer unavailable."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Diagnostics:
 
     @property
     def driver(self) -> str:
-        """The driver, where it comes from, and what is wrong with it."""
+        """The driver, its origin, and a warning about it if there is one."""
         return self._source.driver + (f"; {self._source.warning}" if self._source.warning else "")
 
     @property

@@ -1,4 +1,4 @@
-"""Driver errors as syncctl's own: what happened, why, and what to do next, without a secret (invariant 10).
+"""Translate driver errors into syncctl's own: what happened, why, and what to do, without a secret (invariant 10).
 
 Error numbers: learn.microsoft.com/azure/azure-sql/database/troubleshoot-common-errors-issues (transient faults), and
 learn.microsoft.com/sql/relational-databases/errors-events/database-engine-events-and-errors.
@@ -25,14 +25,14 @@ _CONFLICT = frozenset({3960})
 _LOCKED = frozenset({1222})
 """A lock timeout that the login or the server sets; syncctl sets none."""
 _THROTTLED = frozenset({1204, 8645, 8651, 10928, 10929, 40501, 49918, 49919, 49920})
-"""Too little memory, too few locks or workers, or more load than an Azure database was bought for."""
+"""Too little memory, too few locks or workers, or more load than the service tier of an Azure database allows."""
 _MOVED = frozenset({615, 983, 4221, 40143, 40197, 40540, 40613})
-"""The database changes its server: a failover, an upgrade, another size."""
+"""The database is moving to another server: a failover, an upgrade, a change of size."""
 _CUT = frozenset({20, 64, 121, 233, 10053, 10054, 10060})
-"""The connection broke. These are numbers of the network: they mean this only with a SQLSTATE of connections."""
+"""The connection broke. These are network error numbers: they mean this only with a SQLSTATE of connections."""
 _ROW_CONTENT = frozenset({8114, 8169, 13608, 13609, 13623, 13624, *range(9400, 9460)})
-"""A value that cannot be converted: a text that is no number, no GUID, no JSON, or no XML. Their SQLSTATE is the
-general 42000; that of other conversions says so itself (class 22)."""
+"""A value cannot be converted: a text is not a number, a GUID, JSON, or XML. These errors have the general SQLSTATE
+42000; other conversion errors have their own SQLSTATE (class 22)."""
 _COLLATIONS = frozenset({468})
 _PERMISSION = frozenset({229, 230, 262, 297, 300, 916})
 _TRANSIENT = _DEADLOCK | _CONFLICT | _LOCKED | _THROTTLED | _MOVED
@@ -73,7 +73,7 @@ class Address:
     port: int = 0
     login_timeout_seconds: float = 10.0
     query_timeout_seconds: float = 60.0
-    #: Removed from every text.
+    #: The secrets to remove from every text.
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     def redact(self, text: str) -> str:
@@ -100,7 +100,7 @@ class Diagnostic:
 
     @property
     def is_row_content(self) -> bool:
-        """Tell whether one row's content is the cause, so that the rows beside it can be read."""
+        """Tell whether one row's content is the cause, so that other rows can be read."""
         return self.state.startswith("22") or self.state == "HY106" or self.is_among(_ROW_CONTENT)
 
     @property
@@ -133,7 +133,7 @@ def read_diagnostic(cause: BaseException) -> Diagnostic | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether trying again at once, on a new connection, may help: a deadlock, throttling, a failover, a cut.
+    """Tell whether trying again at once, on a new connection, may help: a deadlock, throttling, a failover, a break.
 
     A query timeout is not transient: the same query would take as long again.
 
@@ -155,7 +155,7 @@ def is_permission(error: BaseException) -> bool:
 
 
 def is_lock(error: BaseException) -> bool:
-    """Tell whether a statement failed because another program holds what it needs: a lock, or a deadlock.
+    """Tell whether a statement failed because another program holds a lock that it needs, or because of a deadlock.
 
     Args:
         error: A driver's error, SQLAlchemy's around it, or ours that was raised from either.
@@ -177,7 +177,7 @@ def translated(
 
     Args:
         reading: What an error prevents, such as `stream orders cannot be read`.
-        connecting: The block makes a connection: its errors are about reaching the server and logging in.
+        connecting: Whether the block makes a connection, so that its errors concern reaching the server and logging in.
     """
     try:
         yield
@@ -186,13 +186,13 @@ def translated(
 
 
 def explain(error: Exception, address: Address, reading: str, *, connecting: bool) -> SyncctlError:
-    """Return our error for a driver's."""
+    """Return our error for a driver's error."""
     cause = _find_driver_error(error)
     if isinstance(cause, sqlite3.Error):
         return _explain_sqlite(cause, address, reading)
     diagnostic = read_diagnostic(cause) or Diagnostic(state="")
     reason = clean_reason(cause, address)
-    # SQLAlchemy asks a new connection for the server's version: that query may be slow or refused, too.
+    # SQLAlchemy asks a new connection for the server's version, and that query may also be slow or refused.
     if connecting and not (reason.startswith("Query timeout") or diagnostic.is_permission):
         return _explain_login(diagnostic, reason, address)
     return _explain_query(diagnostic, reason, address, reading)
@@ -349,15 +349,15 @@ def _explain_transient(diagnostic: Diagnostic, reason: str, address: Address) ->
 
 
 def grant(right: str, user: str, *, on: str = "", database: str = "") -> str:
-    """Return the GRANT statement of a right, and the database to run it in."""
+    """Return the GRANT statement for a right, and the database in which to run it."""
     where = f"in {database}: " if database else ""
     return f"{where}GRANT {right}{f' ON {on}' if on else ''} TO {bracket(user or 'login')}"
 
 
 def advise_grant(reason: str, user: str) -> str:
-    """Return what an administrator runs to grant the right that SQL Server's message names.
+    """Return advice with the statement that grants the right which SQL Server's message names.
 
-    Messages are in the language of the login; for one that is not English the advice is general.
+    Messages are in the language of the login; if that is not English, the advice is general.
 
     Args:
         reason: The message of error 229, 230, 262, 297, 300 or 916.

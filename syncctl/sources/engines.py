@@ -1,4 +1,4 @@
-"""From a source's URL to an open source: its engine, its dialect, and its connections."""
+"""Open a source from its URL: its engine, its dialect, and its connections."""
 
 import re
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ class OpenSource:
     dialect: Dialect
     catalog: Catalog
     driver: str
-    #: About the driver.
+    #: A warning about the driver.
     warning: str = ""
-    #: None if nothing goes over a network.
+    #: The encryption that is asked for; None if no network is used.
     encryption: odbc.Encryption | None = None
 
 
@@ -72,7 +72,7 @@ def open_source(source: Source) -> OpenSource:
 
 @contextmanager
 def connect(source: OpenSource, reading: str) -> Iterator[sa.Connection]:
-    """Give a pooled connection that is alive; driver errors become ours.
+    """Yield a pooled connection that is alive; driver errors become ours.
 
     Args:
         reading: What an error prevents, such as `stream orders cannot be read`.
@@ -109,7 +109,7 @@ def _read_url(text: str, setting: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except (exc.ArgumentError, ValueError):
-        # The parser's message may hold a piece of the URL, and the URL holds the password.
+        # The parser's message may contain a part of the URL, and the URL contains the password.
         raise _wrong_url(setting, why) from None
     if url.host and "@" in url.host:
         # The part before the @ is the end of a password.

@@ -1,4 +1,4 @@
-"""Instants as databases write them: exact text, compared by the database, moved without losing a digit."""
+"""Instants as databases write them: exact text, compared by the database, and shifted without losing a digit."""
 
 import datetime as dt
 import re
@@ -20,13 +20,13 @@ _NANOSECONDS = 10**9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instant:
-    """A time as it is written."""
+    """A time in the form in which it is written."""
 
-    #: To the second, without the offset.
+    #: The time to the second, without the offset.
     moment: dt.datetime
     separator: str
     has_seconds: bool
-    #: The digits of a second.
+    #: The digits of the fraction of a second.
     fraction: str
     offset: str
 
@@ -39,7 +39,7 @@ class Instant:
 
 
 def parse_instant(text: str) -> Instant:
-    """Read `2026-01-31`, `2026-01-31T23:59:59.1234567+01:00` or a form between; a space may stand for the T.
+    """Read `2026-01-31`, `2026-01-31T23:59:59.1234567+01:00` or a form in between; a space may replace the T.
 
     Raises:
         ValueError: The text is not such a time.
@@ -68,7 +68,7 @@ def join_with_t(text: str) -> str:
 
 
 def fit_fraction(text: str, digits: int | None) -> str:
-    """Return a time with this number of digits of a second; None leaves it as it is."""
+    """Return a time with this number of fractional digits of a second; None leaves it unchanged."""
     match = _TAIL.fullmatch(text, _SECONDS_END)
     if digits is None or match is None:
         return text
@@ -93,10 +93,11 @@ def load_zone(name: str, setting: str) -> ZoneInfo:
 
 
 def add_offset(text: str, zone: ZoneInfo) -> str:
-    """Return a time with the offset that its zone had then; text with an offset, or without a time, stays as it is.
+    """Return a time with the offset that its zone had then; text with an offset, or without a time, stays unchanged.
 
-    An hour that occurs twice is taken for the first; one that is skipped has the offset before it. Before standard time
-    zones had seconds in their offsets; these are rounded to the minute, because RFC 3339 has no seconds.
+    A time in an hour that occurs twice is read as the first occurrence; a time in a skipped hour gets the offset before
+    it. Before standard time, zones had seconds in their offsets; these are rounded to the minute, because RFC 3339 has
+    no seconds.
     """
     try:
         instant = parse_instant(text)

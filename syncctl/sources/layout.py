@@ -1,4 +1,4 @@
-"""The layout of a stream: its key, its cursor column and its mode, and what the chosen layout leaves out."""
+"""The layout of a stream: its key, its cursor column and its mode, and warnings about changes that it does not find."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from syncctl.sources.catalog.relation import Column, Kind, Relation, find_name, 
 from syncctl.sources.change_time_names import may_be_change_time
 
 CURSOR_KINDS = frozenset({Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT, Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER})
-"""The kinds of columns that mode increasing can follow. OTHER: the database does not tell the column's type."""
+"""The kinds of columns that mode increasing can follow; OTHER means that the database does not state the type."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +17,7 @@ class Layout:
     """How a relation is read."""
 
     mode: Mode
-    #: The column that the stream follows, or in mode flag the one that distinguishes versions; None in other modes.
+    #: The column that the stream follows; in mode flag, the column that distinguishes versions; None in other modes.
     cursor: Column | None
     key: tuple[Column, ...]
 
@@ -28,12 +28,12 @@ class Layout:
 
     @property
     def order(self) -> tuple[Column, ...]:
-        """The columns that rows are ordered by: the key in a mode that reads all rows, else the cursor first."""
+        """The columns by which rows are ordered: the key in a mode that reads all rows, otherwise the cursor first."""
         return self.key if self.mode in SCANS or self.cursor is None else (self.cursor, *self.ties)
 
     @property
     def is_numbered(self) -> bool:
-        """Whether the cursor is a number that the database itself gives out, one for each row."""
+        """Whether the cursor is a number that the database itself assigns, one for each row."""
         cursor = self.cursor
         if cursor is None or self.mode != "increasing":
             return False
@@ -46,7 +46,7 @@ class Layout:
 
 
 def decide_layout(stream: Stream, relation: Relation, *, has_rowversions: bool, has_changes: bool = False) -> Layout:
-    """Decide key, cursor and mode: as the stream sets them, or else the safest that the table allows.
+    """Decide key, cursor and mode: as the stream sets them, otherwise the safest that the table allows.
 
     Raises:
         ConfigurationError: The stream names a column that does not exist, or leaves out a setting that is needed.
@@ -178,7 +178,7 @@ def _wrong(stream: Stream, setting: str, why: str, hint: str) -> ConfigurationEr
 def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversions: bool) -> tuple[str, ...]:
     """Return a warning about changes that the layout does not find, or about deletes without an endpoint.
 
-    A table without a better cursor is followed by its primary key, which finds new rows only. There is no warning if
+    A table without a better cursor is followed by its primary key, which finds only new rows. There is no warning if
     the stream names its cursor, or says that rows never change (`append_only`).
     """
     if layout.mode in ("change_tracking", "snapshot") and stream.sends_deletes and stream.delete_method is None:

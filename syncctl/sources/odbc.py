@@ -1,4 +1,4 @@
-"""ODBC: the driver, the connection string and the encryption it asks for, and the connection."""
+"""ODBC: the driver, the connection string with its encryption, and the connection."""
 
 import importlib.util
 import math
@@ -27,8 +27,8 @@ _ALIASES = {"address": "server", "addr": "server", "network address": "server", 
 _ALIASES |= {"password": "pwd", "initial catalog": "database", "application name": "app"}
 _OFF = frozenset({"no", "optional", "false", "0", "off", "request"})
 _YES = frozenset({"yes", "true", "1"})
-# FreeTDS ignores Encrypt, and refuses a word that it does not know. Its `request` is what Microsoft's driver does with
-# Encrypt=no: only the login is encrypted, and everything if the server insists.
+# FreeTDS ignores Encrypt, and refuses a word that it does not know. Its `request` corresponds to Encrypt=no of
+# Microsoft's driver: only the login is encrypted, or everything if the server insists.
 _FREETDS_WORDS = {"strict": "strict", "off": "off", "request": "request"}
 _DATETIMEOFFSET = -155
 _UDT = -151
@@ -36,7 +36,7 @@ _UDT = -151
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driver:
-    """An ODBC driver: the name it is registered by, or the path of its library."""
+    """An ODBC driver, by its registered name or the path of its library."""
 
     name: str
     origin: str
@@ -44,7 +44,7 @@ class Driver:
 
     @property
     def is_freetds(self) -> bool:
-        """Tell whether it is FreeTDS, which has other keywords and fewer types."""
+        """Tell whether the driver is FreeTDS, which has different keywords and fewer types."""
         return "tds" in self.name.rpartition("/")[2].lower()
 
 
@@ -52,16 +52,16 @@ class Driver:
 class Encryption:
     """The encryption that a connection string asks for."""
 
-    #: None if a DSN of the driver manager decides.
+    #: Whether encryption is asked for; None if a DSN of the driver manager decides.
     is_asked: bool | None
     #: Whether the connection fails on a server that only pretends to be the right one.
     is_certificate_checked: bool
-    #: The part of the connection string that says so; empty for the default.
+    #: The part of the connection string that sets this; empty for the default.
     setting: str = ""
 
 
 def load_pyodbc() -> Any:
-    """Return pyodbc with its own pooling off: SQLAlchemy pools, and recognises a dead connection.
+    """Return pyodbc with its own pooling off, because SQLAlchemy pools connections and recognises dead ones.
 
     Raises:
         ConfigurationError: The ODBC library of the system is missing.
@@ -97,7 +97,7 @@ def find_packaged_driver() -> Path | None:
 
 
 def _name_linux() -> str:
-    """Return the family of this Linux as the package's folders call it."""
+    """Return the family of this Linux, as the package's folders name it."""
     if platform.libc_ver()[0] != "glibc":
         return "alpine"
     try:
@@ -111,7 +111,7 @@ def _name_linux() -> str:
 
 
 def choose_driver(named: str | None, *, installed: Sequence[str], packaged: Path | None) -> Driver:
-    """Choose the driver: the one that the URL names, else Microsoft's newest, else the packaged one, else FreeTDS.
+    """Choose the driver: the one that the URL names, otherwise Microsoft's newest, the packaged one, or FreeTDS.
 
     Args:
         named: The driver that the URL or the connection string names.
@@ -147,7 +147,7 @@ def parse_pairs(text: str) -> dict[str, str]:
     """Return the keywords (lower case, one name for each meaning) and values of an ODBC connection string.
 
     Raises:
-        ValueError: The text is not a connection string; the message holds nothing of it.
+        ValueError: The text is not a connection string; the message contains no part of it.
     """
     pairs: dict[str, str] = {}
     position = 0
@@ -157,7 +157,7 @@ def parse_pairs(text: str) -> dict[str, str]:
             raise ValueError(f"keyword {len(pairs) + 1} is not written like Name=value or Name={{value}}")
         keyword = match[1].strip().lower()
         value = match[2].replace("}}", "}") if match[2] is not None else match[3].strip()
-        # The first of two wins, as in the driver manager.
+        # If a keyword occurs twice, the first value wins, as in the driver manager.
         pairs.setdefault(_ALIASES.get(keyword, keyword), value)
         position = match.end()
     if not pairs:
@@ -238,7 +238,7 @@ def complete(pairs: Mapping[str, str], driver: Driver | None) -> dict[str, str]:
 
 
 def ask_for_encryption(pairs: Mapping[str, str], *, is_freetds: bool) -> dict[str, str]:
-    """Return the keywords that make a driver encrypt, unless the connection string says otherwise."""
+    """Return the keywords that make a driver encrypt, unless the connection string sets something else."""
     if not is_freetds:
         return {"encrypt": pairs.get("encrypt", "yes")}
     wanted = pairs.get("encryption") or pairs.get("encrypt", "yes")
@@ -250,7 +250,7 @@ def read_encryption(pairs: Mapping[str, str], *, is_freetds: bool, is_dsn: bool)
     """Return the encryption that a connection string asks for.
 
     Args:
-        is_dsn: A DSN names the driver and its settings.
+        is_dsn: Whether a DSN names the driver and its settings.
     """
     name = "Encryption" if is_freetds and "encryption" in pairs else "Encrypt"
     given = pairs.get(name.lower(), "")
@@ -305,13 +305,13 @@ def open_engine(source: Source, pairs: Mapping[str, str]) -> tuple[sa.Engine, Dr
 
 
 def _run_within(seconds: float, connect: Callable[[], Any]) -> Any:
-    """Connect in a thread, which is left behind if it takes too long.
+    """Connect in a thread, which is abandoned if it takes too long.
 
     pyodbc asks the server for its types before any timeout but the login's can be set: a server that accepts the login
-    and then falls silent would hold it for ever.
+    and then falls silent would block it for ever.
 
     Raises:
-        TimeoutError: It took longer.
+        TimeoutError: Connecting took longer than `seconds`.
     """
     answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -332,7 +332,7 @@ def _run_within(seconds: float, connect: Callable[[], Any]) -> Any:
 
 
 def _convert_odd_types(connection: Any, _record: object) -> None:
-    """Read types that pyodbc cannot; registered last, because SQLAlchemy's own converter drops a digit."""
+    """Read types that pyodbc cannot read; registered last, because SQLAlchemy's own converter drops a digit."""
     connection.add_output_converter(_DATETIMEOFFSET, read_datetimeoffset)
     connection.add_output_converter(_UDT, lambda raw: raw)
 

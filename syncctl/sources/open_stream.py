@@ -1,4 +1,4 @@
-"""One open stream, which all modes read through: its relation, its layout, and connections that are tried again."""
+"""One open stream, through which all modes read: its relation, its layout, and queries that are tried again."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAUSES_SECONDS = (0.2, 1.0)
-"""Between the tries of a statement that the server ended for a deadlock, or refused because it is busy."""
+"""The pauses between tries of a statement that the server ended because of a deadlock, or refused while busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +40,14 @@ class OpenStream:
     pages: PageReader
     #: Reads the rowversion below which no transaction is open; None if the database has no rowversions.
     read_ceiling: ReadCeiling | None
-    #: None if the database does not track changes.
+    #: Reads changes; None if the database cannot track changes.
     changes: "ChangeFeed | None"
     #: Whether an error of the database may show a value that is masked.
     has_masks: bool = False
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
-        """Give a pooled connection that is alive; errors in the block are about this stream."""
+        """Yield a pooled connection that is alive; errors in the block name this stream."""
         what = f"stream {self.stream.name} cannot be read"
         with connect(self.source, what) as connection:
             try:
@@ -56,7 +56,7 @@ class OpenStream:
                 has_value = isinstance(error, exc.IntegrityError) or self.source.dialect.is_row_data_error(error)
                 if not (self.has_masks and has_value):
                     raise
-                # Without the driver's error, whose message a traceback would show (invariant 10).
+                # The driver's error is left out, because a traceback would show its message (invariant 10).
                 raise SourceError(
                     what,
                     why=f"the database refused a value; {MESSAGE_LEFT_OUT}",
@@ -95,7 +95,7 @@ class OpenStream:
         return CursorState(mode=self.layout.mode, column=self.layout.cursor_name, position=position, floor=floor)
 
     def read_cursor(self, cursor: Cursor) -> CursorState:
-        """Return a cursor document as values.
+        """Return the values of a cursor document.
 
         Raises:
             SourceError: The document belongs to another mode, column or key.
@@ -109,7 +109,7 @@ class OpenStream:
         )
 
     def scan(self, new_after: Position, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield every row, or those after a cursor, and tell which of them come after a position."""
+        """Yield every row, or the rows after a cursor, and mark those that come after a position."""
         where = [] if since is None else [self.pages.keyset.after(self.read_cursor(since).position)]
         for rows in self.walk(where, new_after=new_after):
             yield [Scanned(row=row.row, is_ahead=row.is_new) for row in rows]
@@ -122,6 +122,6 @@ class OpenStream:
 def make_page(
     rows: list[PositionedRow], cursor: Cursor, notes: tuple[str, ...] = (), *, ends_round: bool = False
 ) -> Page:
-    """Return a page of these rows; those that are not new are marked as read again."""
+    """Return a page of these rows; rows that are not new are marked as read again."""
     read = tuple(row.row if row.is_new else replace(row.row, again=True) for row in rows)
     return Page(rows=read, cursor=cursor, notes=notes, ends_round=ends_round)

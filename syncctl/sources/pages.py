@@ -1,4 +1,4 @@
-"""Pages of rows in keyset order: one short statement each, no transaction left open, one bad row at a time."""
+"""Pages of rows in keyset order: each is one short statement, leaves no transaction open, and isolates bad rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ FETCHED_AT_ONCE = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Keyset:
-    """The order of a stream, as the database sorts: its cursor column, then the rest of its key; or its key alone."""
+    """The order of a stream's rows in the database: by cursor column and the rest of the key, or by the key alone."""
 
     dialect: Dialect
     columns: Sequence[Column]
     expressions: Sequence[sa.ColumnElement[Any]]
-    #: The first column is a cursor: a row without a cursor value has no place in the order.
+    #: Whether the first column is a cursor; a row without a cursor value then has no place in the order.
     skips_nulls: bool = True
 
     def order_by(self, *, descending: bool = False) -> list[sa.UnaryExpression[Any] | sa.ColumnElement[Any]]:
@@ -58,11 +58,11 @@ class Keyset:
             steps.append(sa.and_(*equal, self._exceeds(depth, values[depth])))
         if len(steps) == 1 or position.value is None:
             return sa.or_(*steps)
-        # Implied by the second condition; without it SQL Server would not seek in an index.
+        # The second condition implies the first one, but without that SQL Server would not seek in an index.
         return sa.and_(self.from_value(position.value), sa.or_(*steps))
 
     def from_value(self, value: Raw) -> sa.ColumnElement[bool]:
-        """Return the condition for the rows with this cursor value and for all after them."""
+        """Return the condition for the rows with this cursor value and all rows after them."""
         return self.expressions[0] >= self.dialect.bound(self.columns[0], value)
 
     def below(self, value: Raw) -> sa.ColumnElement[bool]:
@@ -70,7 +70,7 @@ class Keyset:
         return self.expressions[0] < self.dialect.bound(self.columns[0], value)
 
     def at(self, values: Sequence[Raw]) -> sa.ColumnElement[bool]:
-        """Return the condition for the row with these values alone."""
+        """Return the condition for only the row with these values."""
         return sa.and_(*(self._equals(index, value) for index, value in enumerate(values)))
 
     def _equals(self, index: int, value: Raw) -> sa.ColumnElement[bool]:
@@ -78,7 +78,7 @@ class Keyset:
         return expression.is_(None) if value is None else expression == self.dialect.bound(self.columns[index], value)
 
     def _exceeds(self, index: int, value: Raw) -> sa.ColumnElement[bool]:
-        # Both databases order NULL before everything else.
+        # Both databases order NULL before all values.
         expression = self.expressions[index]
         return expression.is_not(None) if value is None else expression > self.dialect.bound(self.columns[index], value)
 
@@ -89,7 +89,7 @@ class PositionedRow:
 
     row: Row
     position: Position
-    #: Whether it comes after the position that its page was asked about.
+    #: Whether it comes after the position `new_after` with which its page was read.
     is_new: bool = True
 
 
@@ -97,7 +97,7 @@ class PageReader:
     """Reads rows of one relation in keyset order.
 
     Args:
-        is_distinct: False: rows that have the same position count as one.
+        is_distinct: Whether two rows with the same position are refused; if not, they are treated as one row.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class PageReader:
         columns = choose_columns(stream, relation, layout, dialect, parent_of=list_parent_columns(children))
         self._columns = columns
         self._children = make_children(children, columns, dialect, stream=stream, is_masked=self._is_masked)
-        #: The columns in the payload; those of a child with its name: `lines.quantity`.
+        #: The columns in the payload; columns of a child have its name in front: `lines.quantity`.
         self.sent_columns = columns.sent
         self.columns_fingerprint = columns.fingerprint
         if self._children is not None:
@@ -127,7 +127,7 @@ class PageReader:
             self.columns_fingerprint = hash_text(f"{columns.fingerprint};{self._children.fingerprint}")[:12]
         names = [column.name for column in columns.read]
         plain = [relation.clause.c[name] for name in names]
-        # Labels by number: with a label of the column's own name, T-SQL's ORDER BY would sort by the label.
+        # Labels are numbers: if a label were the column's own name, T-SQL's ORDER BY would sort by the label.
         self.shown = [
             dialect.shown(column, expression).label(f"c{index}")
             for index, (column, expression) in enumerate(zip(columns.read, plain, strict=True))
@@ -153,10 +153,10 @@ class PageReader:
     def read(
         self, connection: sa.Connection, where: Where, limit: int, *, new_after: Position | None = None
     ) -> tuple[list[PositionedRow], bool]:
-        """Return at most `limit` rows, or as many as `page_bytes` allow, and whether there are more.
+        """Return at most `limit` rows, or as many as `page_bytes` allows, and whether there are more.
 
         Args:
-            new_after: The database tells of each row whether it comes after this position.
+            new_after: The position after which a row is marked as new; the database compares.
 
         Raises:
             SourceError: Two rows have the same cursor value and key.
@@ -186,8 +186,8 @@ class PageReader:
         """Return the rows of a page, and whether it was cut because its rows are large (invariant 11)."""
         rows: list[Sequence[Raw]] = []
         size = 0
-        while some := result.fetchmany(FETCHED_AT_ONCE):
-            for raw in some:
+        while batch := result.fetchmany(FETCHED_AT_ONCE):
+            for raw in batch:
                 if rows and size > self._page_bytes:
                     result.close()
                     return rows, True
@@ -227,12 +227,12 @@ class PageReader:
         if new_after is not None:
             after = self.keyset.after(new_after)
             yes: sa.ColumnElement[Any] = sa.literal_column("1")
-            # After the beginning comes every row; SQL Server does not accept a bare truth value in a CASE.
+            # Every row comes after the beginning; SQL Server does not accept a bare truth value in a CASE.
             columns.append(yes if isinstance(after, True_) else sa.case((after, yes), else_=sa.literal_column("0")))
         return self._select(*columns).where(*where).order_by(*self.keyset.order_by()).limit(limit)
 
     def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-        """Return a statement for the rows of the stream's condition."""
+        """Return a statement for the rows that meet the stream's condition."""
         return sa.select(*columns).select_from(self.relation).where(*self._condition)
 
     def _read_one_by_one(
@@ -240,7 +240,7 @@ class PageReader:
     ) -> tuple[list[PositionedRow], bool]:
         """Read the positions first and then each row alone, so that a bad row does not stop the others (invariant 9).
 
-        Rows that are gone by then make the page shorter, but do not end it.
+        Rows that are gone by then make the page shorter, but do not end the reading.
         """
         ordering = [self.shown[index] for index in self._order_at]
         rows: list[PositionedRow] = []
@@ -257,19 +257,19 @@ class PageReader:
         return rows, more
 
     def read_at(self, connection: sa.Connection, values: Sequence[Raw], *, is_new: bool = True) -> list[PositionedRow]:
-        """Read the row at a position alone; nothing if it is gone, or has moved on and will be read later.
+        """Read only the row at a position; nothing if it is gone, or has moved and will be read later.
 
         Args:
-            values: Of the columns that the stream is ordered by.
+            values: The row's values of the columns by which the stream is ordered.
         """
-        found = self.read_bare_at(connection, values, is_new=is_new)
-        self.attach_all(connection, [row.row for row, _ in found], [raw for _, raw in found])
-        return [row for row, _ in found]
+        rows = self.read_bare_at(connection, values, is_new=is_new)
+        self.attach_all(connection, [row.row for row, _ in rows], [raw for _, raw in rows])
+        return [row for row, _ in rows]
 
     def read_bare_at(
         self, connection: sa.Connection, values: Sequence[Raw], *, is_new: bool = True
     ) -> list[tuple[PositionedRow, Sequence[Raw] | None]]:
-        """Read a row as `read_at` does, without its children; return its raw values too, if it could be read."""
+        """Read a row as `read_at` does, without its children; also return its raw values, if it could be read."""
         try:
             raw_rows = connection.execute(self._select(*self.shown).where(self.keyset.at(values))).all()
         except Exception as error:
@@ -279,10 +279,10 @@ class PageReader:
         return [(self.make_row(raw, is_new=is_new), raw) for raw in raw_rows]
 
     def attach(self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None]) -> int:
-        """Attach the children of the first rows, as many as `page_bytes` allow; return how many these are.
+        """Attach children to as many of the first rows as `page_bytes` allows; return how many rows these are.
 
         Args:
-            raw_rows: The raw values of each; None for a deleted row, or one that could not be read.
+            raw_rows: The raw values of each row; None for a deleted row, or one that could not be read.
         """
         return len(rows) if self._children is None else self._children.attach(connection, rows, raw_rows)
 
@@ -298,15 +298,15 @@ class PageReader:
         """Return the rows that have one of these keys now; a row that cannot be read fails alone (invariant 9).
 
         Raises:
-            ValueError: A key value cannot be one of its column.
+            ValueError: A key value is not valid for its column.
             KeyError: A key lacks a column.
         """
         if self._children is None:
             return self.find_bare(connection, keys)
         with self._dialect.one_moment(connection):
-            found = self._find_raw(connection, keys)
-            rows = [row for row, _ in found]
-            self.attach_all(connection, rows, [raw for _, raw in found])
+            pairs = self._find_raw(connection, keys)
+            rows = [row for row, _ in pairs]
+            self.attach_all(connection, rows, [raw for _, raw in pairs])
             return rows
 
     def find_bare(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Row]:
@@ -314,14 +314,14 @@ class PageReader:
         return [row for row, _ in self._find_raw(connection, keys)]
 
     def _find_raw(self, connection: sa.Connection, keys: Sequence[Key]) -> list[tuple[Row, Sequence[Raw] | None]]:
-        def find_together(some: Sequence[Key]) -> list[tuple[Row, Sequence[Raw] | None]]:
-            return [(self.make_row(raw).row, raw) for raw in self._select_by_key(connection, self.shown, some)]
+        def find_together(batch: Sequence[Key]) -> list[tuple[Row, Sequence[Raw] | None]]:
+            return [(self.make_row(raw).row, raw) for raw in self._select_by_key(connection, self.shown, batch)]
 
         def find_alone(key: Key) -> list[tuple[Row, Sequence[Raw] | None]]:
             ordering = [self.shown[index] for index in self._order_at]
             positions = self._select_by_key(connection, ordering, [key])
-            found = [one for values in positions for one in self.read_bare_at(connection, tuple(values))]
-            return [(positioned.row, raw) for positioned, raw in found]
+            pairs = [pair for values in positions for pair in self.read_bare_at(connection, tuple(values))]
+            return [(positioned.row, raw) for positioned, raw in pairs]
 
         return self._find_by_halves(keys, find_together, find_alone)
 
@@ -329,16 +329,16 @@ class PageReader:
         """Return the keys of the rows that have one of these keys now, without reading any other column.
 
         Raises:
-            ValueError: A key value cannot be one of its column.
+            ValueError: A key value is not valid for its column.
             KeyError: A key lacks a column.
         """
         shown = [self.shown[index] for index in self._key_at]
 
-        def find_together(some: Sequence[Key]) -> list[Key]:
-            raw_rows = self._select_by_key(connection, shown, some)
+        def find_together(batch: Sequence[Key]) -> list[Key]:
+            raw_rows = self._select_by_key(connection, shown, batch)
             return [self._convert_some(self._key_at, values)[0] for values in raw_rows]
 
-        # A row that the database cannot return is there.
+        # A row that the database cannot return does exist.
         return self._find_by_halves(keys, find_together, lambda key: [key])
 
     def find_keys_where(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Key]:
@@ -347,10 +347,10 @@ class PageReader:
         return [self._convert_some(self._key_at, values)[0] for values in raw_rows]
 
     def find_numbers(self, connection: sa.Connection, numbers: Sequence[Raw]) -> list[Row]:
-        """Return the rows that have one of these cursor values now, but those that cannot be read."""
+        """Return the rows that have one of these cursor values now, except those that cannot be read."""
 
-        def find_together(some: Sequence[Raw]) -> list[Row]:
-            condition = sa.or_(*(self.keyset.at([number]) for number in some))
+        def find_together(batch: Sequence[Raw]) -> list[Row]:
+            condition = sa.or_(*(self.keyset.at([number]) for number in batch))
             return [self.make_row(raw).row for raw in connection.execute(self._select(*self.shown).where(condition))]
 
         return self._find_by_halves(numbers, find_together, lambda _: [])
@@ -371,7 +371,7 @@ class PageReader:
         find_together: Callable[[Sequence[K]], list[T]],
         find_alone: Callable[[K], list[T]],
     ) -> list[T]:
-        """Look rows up together; where a row cannot be read, halve them until it is alone."""
+        """Look up rows together; if one cannot be read, halve them until it is alone."""
         try:
             return find_together(keys)
         except Exception as error:
@@ -420,12 +420,12 @@ class PageReader:
         return PositionedRow(row=row, position=position, is_new=is_new)
 
     def make_deleted(self, values: Sequence[Raw]) -> Row:
-        """Return the row that stands for a deleted one with this key."""
+        """Return the row that represents a deleted row with this key."""
         key, error = self._convert_some(self._key_at, values)
         return Row(key=key, payload=None, op="delete", at=Position(value=values[0]).text, error=error)
 
     def _make_unreadable(self, values: Sequence[Raw], *, is_new: bool, error: Exception) -> PositionedRow:
-        """Return the row at a position, which fails with the database's message."""
+        """Return a row for a position whose row cannot be read; its error is the database's message."""
         position = self._make_position(values)
         key, key_error = self._convert_some(self._order_at, values)
         reason = self._columns.explain(error, is_masked=self._is_masked)
@@ -440,11 +440,11 @@ class PageReader:
         return PositionedRow(row=row, position=position, is_new=is_new)
 
     def _find_version(self, position: Position) -> str | None:
-        """Return the version that the source keeps; a row with children has none, because they change without it."""
+        """Return the version that the source keeps; a row with children has none, because these change without it."""
         return position.text if self._mode == "rowversion" and self._children is None else None
 
     def _convert_some(self, indexes: Sequence[int], values: Sequence[Raw]) -> tuple[dict[str, Value], str | None]:
-        """Return the key out of the values of some columns."""
+        """Return the key from the values of some columns."""
         raw: list[Raw] = [None] * len(self._columns.read)
         for index, value in zip(indexes, values, strict=True):
             raw[index] = value
@@ -453,7 +453,7 @@ class PageReader:
     def _convert(
         self, raw: Sequence[Raw], columns: Sequence[tuple[int, str, Converter]]
     ) -> tuple[dict[str, Value], str | None]:
-        """Return the values of columns, and the reason if one of them has no JSON form and is replaced by its text."""
+        """Return the values of columns, and an error if one of them has no JSON form; its text then replaces it."""
         try:
             return {name: convert(raw[index]) for index, name, convert in columns}, None
         except ValueError:
@@ -469,7 +469,7 @@ class PageReader:
         return values, problem
 
     def _check_distinct(self, rows: Sequence[PositionedRow]) -> None:
-        """Refuse a key that does not tell two rows apart: a page that ends between them would lose the second."""
+        """Refuse a key that does not distinguish two rows: a page that ends between them would lose the second row."""
         for before, row in pairwise(rows) if self._is_distinct else ():
             if before.position == row.position:
                 named = ", ".join(f"{name}={value}" for name, value in row.row.key.items())

@@ -1,4 +1,4 @@
-"""The reader of a stream: opens its source, decides how it is read, and follows it in its mode."""
+"""The reader of a stream: open its source, decide how to read it, and follow it in its mode."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,23 +31,23 @@ from syncctl.sources.write_back import RowWriter
 
 T = TypeVar("T")
 CHILDREN = "children"
-"""The field of a cursor document with the places of children that are followed, by their paths."""
+"""The field of a cursor document with the cursors of followed children, by their paths."""
 PARAMETERS_AT_MOST = 1000
-"""In one statement; SQL Server accepts 2,100."""
+"""The number of parameters in one statement; SQL Server accepts 2,100."""
 
 _PLACES: dict[Mode, str] = {
     "snapshot": 'write "beginning"',
     "flag": 'write "beginning"',
     "change_tracking": 'write "beginning", "now" or a version that the database still knows',
 }
-"""The places that modes without a cursor column have."""
+"""Advice on the places that exist in modes without a cursor column."""
 
 
 class StreamReader:
     """Reads one stream of one source; close it, or use it as a context manager.
 
     Args:
-        read_ceiling: Reads the rowversion below which no transaction is open; by default as the database does.
+        read_ceiling: Reads the rowversion below which no transaction is open; by default the dialect's function.
         changes: The record of changes for mode change_tracking; by default the database's own.
 
     Raises:
@@ -59,19 +59,19 @@ class StreamReader:
     key_columns: tuple[str, ...]
     cursor_column: str
     mode: Mode
-    #: A short hash that changes when a column comes or goes, or when `timezone` or a mask changes.
+    #: A short hash that changes when a column is added or removed, or when `timezone` or a mask changes.
     columns_fingerprint: str
-    #: What the stream and its children read, with the types that the database declares.
+    #: The relations that the stream and its children read, with the types that the database declares.
     declared: tuple[DeclaredRelation, ...]
-    #: The columns in the payload; those of a child with its name: `lines.quantity`.
+    #: The columns in the payload; columns of a child have its name in front: `lines.quantity`.
     sent_columns: frozenset[str]
-    #: What a cursor of this stream is a place in.
+    #: The basis (database, table or query, key, settings) to which a cursor of this stream applies.
     basis: Basis
-    #: What the cursor column holds.
+    #: The kind of values in the cursor column.
     cursor_kind: Kind
-    #: The columns whose values tell one row from another, and that not every change sets.
+    #: The columns whose values distinguish rows, and which not every change sets.
     telling_columns: frozenset[str]
-    #: Whether the rows are those of one table: a view or a query may join it with others.
+    #: Whether the rows come from one table; a view or a query may join several tables.
     reads_table: bool
     #: The warnings that are known without another query.
     advice: tuple[str, ...]
@@ -143,7 +143,7 @@ class StreamReader:
 
     @property
     def driver(self) -> str:
-        """The driver, and where it comes from."""
+        """The driver and its origin."""
         return self._source.driver
 
     def start_cursor(self) -> Cursor:
@@ -165,12 +165,12 @@ class StreamReader:
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         """Yield the pages after a cursor until one is short; none if there is no row.
 
-        Each page is a statement of its own on a pooled connection, run when the page is asked for. Rows that a mode
-        asks for again come first; the cursor stays where it was until rows after it come.
+        Each page is a separate statement on a pooled connection, which runs when the page is asked for. Pages of rows
+        that a mode asks for again do not move the cursor's position.
 
         Raises:
             SourceError: The cursor belongs to another mode or column, or the key does not identify each row.
-            SourceRestored: The database was restored, or the place is not known any more.
+            SourceRestored: The database was restored, or the place is no longer known.
             ServiceUnavailable: The source cannot be reached, or does not answer in time.
         """
         return self._follow_children(cursor) if self._followers else self._mode.pages(cursor)
@@ -178,7 +178,7 @@ class StreamReader:
     def _follow_children(self, cursor: Cursor) -> Iterator[Page]:
         """Yield the pages of the stream itself, and then the rows whose children have changed.
 
-        A child without a place begins now, before the first row is read: what changes later is read again.
+        A child without a cursor begins now, before the first row is read, so that rows of later changes are read again.
         """
         kept = cursor.get(CHILDREN, {})
         new = [follower for follower in self._followers if not follower.fits(kept.get(follower.path))]
@@ -197,7 +197,7 @@ class StreamReader:
                     yield replace(page, cursor={**bare, CHILDREN: places})
 
     def keep_children(self, before: Cursor, after: Cursor) -> Cursor:
-        """Return a new cursor with the places of children of the one before, where it has none of its own."""
+        """Return the new cursor, with the children's cursors of the previous one where it has none."""
         kept = {**before.get(CHILDREN, {}), **after.get(CHILDREN, {})}
         return {**after, CHILDREN: kept} if kept else after
 
@@ -210,15 +210,15 @@ class StreamReader:
                 yield from follower.find_ahead(place)
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield every row there is, page by page, and tell which of them the next poll will read anyway.
+        """Yield every row, page by page, and mark those that the next poll will read anyway.
 
         Args:
-            since: Only the rows after this cursor; modes without a cursor column yield all.
+            since: Yield only the rows after this cursor; modes without a cursor column yield all.
         """
         return self._mode.scan(cursor, since=since)
 
     def count_behind(self, cursor: Cursor) -> int | None:
-        """Return how many rows come after a cursor; None if the mode cannot tell."""
+        """Return how many rows come after a cursor; None if the mode cannot count them."""
         return self._mode.count_behind(cursor)
 
     def find_rows(self, keys: Sequence[Key]) -> list[Row]:
@@ -230,7 +230,7 @@ class StreamReader:
         return self._look_up(self._opened.pages.find, keys)
 
     def find_again(self, witnesses: Sequence[Witness]) -> list[Row | None]:
-        """Return the row that is in the place of each witness now: with its number, or else with its key."""
+        """Return the row that is now in the place of each witness: the row with its number, otherwise with its key."""
         if self.cursor_kind == "numbers":
             numbers = [int(witness.at) for witness in witnesses]
             rows = self._opened.run(lambda connection: self._opened.pages.find_numbers(connection, numbers))
@@ -243,7 +243,8 @@ class StreamReader:
     def find_missing(self, keys: Sequence[Key]) -> list[Key]:
         """Return the keys that no row has now.
 
-        The database compares texts by its own rules, so a key that came back in another spelling is looked up alone.
+        The database compares texts by its own rules, so a key that seems to be missing is looked up again alone: it may
+        have come back in another spelling.
 
         Raises:
             SourceError: A key does not fit this stream's key columns.
@@ -253,12 +254,12 @@ class StreamReader:
         return [key for key in keys if _spell(key) not in there and not self._look_up(find_keys, [key])]
 
     def _look_up(self, find: Callable[[sa.Connection, Sequence[Key]], list[T]], keys: Sequence[Key]) -> list[T]:
-        found: list[T] = []
+        results: list[T] = []
         size = max(1, PARAMETERS_AT_MOST // len(self.key_columns))
         for start in range(0, len(keys), size):
-            some = keys[start : start + size]
+            batch = keys[start : start + size]
             try:
-                found += self._opened.run(lambda connection, some=some: find(connection, some))  # type: ignore[misc]
+                results += self._opened.run(lambda connection, keys=batch: find(connection, keys))  # type: ignore[misc]
             except (ValueError, KeyError) as error:
                 name = self._stream.name
                 raise SourceError(
@@ -266,7 +267,7 @@ class StreamReader:
                     why=f"the ledger has keys that do not fit this table: {error}",
                     hint=f"if streams.{name}.key was changed, undo it, or read the table under a new stream name",
                 ) from error
-        return found
+        return results
 
     def acknowledge(
         self, rows: Sequence[Acknowledgement], before_commit: Callable[[Sequence[Acknowledged]], None]
@@ -275,7 +276,7 @@ class StreamReader:
 
         Args:
             before_commit: Called with the results of statements that changed something, right before they are
-                committed; if it raises, nothing is.
+                committed; if it raises, nothing is committed.
         """
         return acknowledge(self._opened, rows, before_commit)
 
@@ -287,10 +288,10 @@ class StreamReader:
         return self._writer.write(rows, before_commit)
 
     def try_write_back(self) -> None:
-        """Update the columns of `write_back` in no row, and roll that back.
+        """Test an update of the columns of `write_back` that matches no row, and roll it back.
 
         Raises:
-            SourceError: They cannot be written to, or the login may not.
+            SourceError: The columns cannot be written to, or the login may not write to them.
         """
         assert self._writer is not None  # noqa: S101 - the stream writes back
         self._writer.try_write()
@@ -302,7 +303,7 @@ class StreamReader:
         return rows[0].row if rows else None
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what an operator should know of this stream, one line each; may scan an unindexed column."""
+        """Return warnings about this stream for the operator, one line each; may scan an unindexed column."""
         driver = [self._source.warning] if self._source.warning else []
         return (*driver, *self.advice, *self._warn_of_nulls(), *self._mode.warnings(), *self._warn_of_children())
 
@@ -311,7 +312,7 @@ class StreamReader:
             yield from follower.warnings()
 
     def first_warnings(self) -> tuple[str, ...]:
-        """Return what the first poll says: what the stream does not find, as far as the source tells now."""
+        """Return the warnings of the first poll about changes that the stream does not find, as far as is known."""
         try:
             return (*self.advice, *self._warn_of_nulls())
         except SyncctlError:
@@ -338,7 +339,7 @@ class StreamReader:
         self.close()
 
     def _parse(self, text: str, what: str) -> Cursor:
-        # Before the stream's own place, so that no change lies between the two.
+        # The children's cursors are taken before the stream's own, so that no change is lost between the two.
         children = {follower.path: follower.start() for follower in self._followers} if text == "now" else {}
         try:
             cursor = self._mode.parse_cursor(text)

@@ -1,4 +1,4 @@
-"""Statements that change rows of a source: together in one transaction, or else each in its own."""
+"""Statements that change rows of a source: all in one transaction, or if that fails, each in its own."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def run_together_or_alone(
     Args:
         run: Runs the statements of some rows in one transaction.
         fail: Returns the result of a row whose statement fails alone.
-        gives_up: Judges the results of the rows that ran alone so far: true leaves the others without a result.
+        gives_up: Called with the results of the rows that ran alone so far; if true, the others get no result.
     """
     try:
         return run(rows)
@@ -41,9 +41,9 @@ def run_together_or_alone(
 
 @contextmanager
 def count_changes(connection: sa.Connection) -> Iterator[list[int]]:
-    """Give a list that receives how many rows each step of a statement changes, as far as the database tells.
+    """Yield a list that receives how many rows each step of a statement changes, if the database reports it.
 
-    A procedure, a trigger or several statements give several results, and an error in a later one is only reported
+    A procedure, a trigger or several statements return several results, and an error in a later one is only reported
     when that result is asked for (ODBC, "SQLMoreResults"). A query in the block would lose its rows.
     """
     counts: list[int] = []

@@ -1,4 +1,4 @@
-"""SQLite: the source of the demo and the tests. Each value has the type it was stored with."""
+"""SQLite: the source of the demo and the tests. Each value has the type with which it was stored."""
 
 import re
 import sqlite3
@@ -82,24 +82,24 @@ def open_engine(source: Source, url: sa.URL, address: Address) -> sa.Engine:
 
 
 class SqliteDialect:
-    """Values are read as they are stored, and compared as what they were read as."""
+    """The dialect of SQLite: values are read as they are stored, and compared in the type in which they were read."""
 
     read_ceiling: ReadCeiling | None = None
     transaction_level: IsolationLevel = "SERIALIZABLE"
     has_change_tracking = False
 
     def column(self, reflected: dict[str, Any]) -> Column:
-        """Return a column; its declared type says what is intended, not what is stored."""
+        """Return a column; its declared type shows the intended values, not the stored ones."""
         kind = next((kind for parent, kind in _KINDS if isinstance(reflected["type"], parent)), Kind.OTHER)
         return Column(name=reflected["name"], kind=kind, type=reflected["type"], nullable=reflected["nullable"])
 
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
-        """Return the columns of a query; SQLite tells only their names."""
+        """Return the columns of a query; SQLite reports only their names."""
         inner = strip_statement(stream.query or "")
         names = _read_names(connection, f"select * from ({inner}) limit 0")  # noqa: S608
         if any(_NUMBERED.search(name) for name in names):
-            # In a subquery the second column of the same name is called `id:1`. The query itself has the real name, but
-            # to run it SQLite looks for its first row.
+            # In a subquery, the second column of the same name is called `id:1`. The query itself has the real name,
+            # but when it is run, SQLite looks for the first row.
             names = _read_names(connection, inner)
         return tuple(Column(name=name, kind=Kind.OTHER) for name in names)
 
@@ -108,7 +108,7 @@ class SqliteDialect:
         return expression
 
     def bound(self, column: Column, raw: Raw) -> sa.ColumnElement[Any]:  # noqa: ARG002
-        """Return the raw value: SQLite compares storage classes."""
+        """Return the raw value, because SQLite compares by storage class."""
         return sa.literal(raw)
 
     def parameter(self, column: Column, raw: Raw) -> Raw:  # noqa: ARG002
@@ -116,19 +116,19 @@ class SqliteDialect:
         return raw
 
     def listed(self, column: Column, name: str) -> sa.ColumnElement[Any]:  # noqa: ARG002
-        """Return a plain parameter: a cast would make numbers of texts that are none."""
+        """Return a plain parameter, because a cast would turn texts that are not numbers into numbers."""
         return sa.bindparam(name)
 
     def join_list(self, values: sa.Values) -> FromClause:
-        """Return a common table expression: SQLite gives the columns of a list no names elsewhere."""
+        """Return a common table expression: only there does SQLite name the columns of a list."""
         return values.cte()
 
     def matched(self, column: Column, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:  # noqa: ARG002
-        """Return the value: SQLite takes the collation of the column on the left."""
+        """Return the value, because SQLite uses the collation of the column on the left."""
         return value
 
     def read_collation(self, connection: sa.Connection, relation: Relation, column: Column) -> str | None:
-        """Return NOCASE, RTRIM or BINARY, as a text below the column compares: the catalog does not tell."""
+        """Return NOCASE, RTRIM or BINARY, found by comparing texts as the column does: the catalog does not show it."""
         values = sa.select(relation.clause.c[column.name].label("k")).where(sa.false())
         for text, other, collation in (("A", "a", "NOCASE"), ("a ", "a", "RTRIM")):
             list_ = values.union_all(sa.select(sa.literal(text))).subquery()
@@ -141,7 +141,7 @@ class SqliteDialect:
         return sa.collate(expression, "BINARY")
 
     def converter(self, column: Column) -> Callable[[Raw], Value]:
-        """Return `to_value`, except for declared decimals and booleans, which SQLite stores as other numbers."""
+        """Return `to_value`, except for declared decimals and booleans, which SQLite stores as integers or floats."""
         if column.kind is Kind.BOOLEAN:
             return lambda raw: bool(raw) if raw in (0, 1) else to_value(raw)
         if column.kind is Kind.DECIMAL:
@@ -164,7 +164,7 @@ class SqliteDialect:
             connection.exec_driver_sql("rollback")
 
     def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:
-        """Return a start as the column's values are stored."""
+        """Return a start in the form in which the column's values are stored."""
         is_number = isinstance(sample, int | float) or (
             sample is None and column.kind in (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT)
         )
@@ -175,7 +175,7 @@ class SqliteDialect:
         return _write_like(text, sample)
 
     def read_clock(self, connection: sa.Connection) -> datetime:
-        """Return the clock of this machine, which is the database's."""
+        """Return the time of this machine's clock, which is also the database's."""
         text = connection.exec_driver_sql("select strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')").scalar_one()
         return datetime.fromisoformat(text)
 
@@ -185,11 +185,11 @@ class SqliteDialect:
         return str(path or "")
 
     def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:  # noqa: ARG002
-        """Return None: SQLite gives the numbers of deleted last rows out again."""
+        """Return None, because SQLite assigns the numbers of deleted last rows again."""
         return None
 
     def is_read_only_copy(self, connection: sa.Connection) -> bool:  # noqa: ARG002
-        """Return False: a file is not a copy of a database elsewhere."""
+        """Return False, because a file is not a copy of a database elsewhere."""
         return False
 
     def earliest(self, column: Column) -> str:  # noqa: ARG002
@@ -244,7 +244,7 @@ def _parse_number(text: str) -> int | float:
 
 
 def _write_like(text: str, sample: Raw) -> str:
-    """Return a time with the T or the space of the stored ones: SQLite compares them as text."""
+    """Return a time with the T or the space that stored times have, because SQLite compares them as text."""
     try:
         like, wanted = parse_instant(str(sample)), parse_instant(text)
     except ValueError:

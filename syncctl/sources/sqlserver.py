@@ -34,12 +34,12 @@ _QUERY_PART = re.compile(
 
 
 def read_min_active_rowversion(connection: sa.Connection) -> bytes:
-    """Return the rowversion below which every transaction has ended (a statement of its own, before the page)."""
+    """Return the rowversion below which every transaction has ended (in a separate statement, before the page)."""
     return bytes(connection.exec_driver_sql("SELECT MIN_ACTIVE_ROWVERSION()").scalar_one())
 
 
 class SqlServerDialect:
-    """Times are read as text with all their digits; parameters are cast to the type of their column."""
+    """The dialect of SQL Server: times are read as text with all digits; parameters are cast to the column's type."""
 
     read_ceiling: ReadCeiling | None = staticmethod(read_min_active_rowversion)
     transaction_level: IsolationLevel = "READ COMMITTED"
@@ -54,7 +54,7 @@ class SqlServerDialect:
         return replace(column, seed=int(identity.get("start", 1)), increment=int(identity.get("increment", 1)))
 
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
-        """Ask the server to describe a query; it compiles it and does not run it."""
+        """Ask the server to describe a query, which it compiles but does not run."""
         check_subquery(stream)
         statement = sa.text(DESCRIBE_QUERY).bindparams(sa.bindparam("statement", type_=sa.UnicodeText()))
         rows = connection.execute(statement, {"statement": strip_statement(stream.query or "")}).all()
@@ -77,10 +77,10 @@ class SqlServerDialect:
         )
 
     def shown(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """Return times as text: the driver's own types drop the seventh digit.
+        """Return times as text, because the driver's own types drop the seventh digit.
 
-        Style 121 writes every digit of `datetime2` and `datetimeoffset`, while 126 drops zeros. Only 126 is read back
-        as `datetime` and `smalldatetime` in the same way in every language.
+        Style 121 writes every digit of `datetime2` and `datetimeoffset`, while style 126 drops zeros. Only style 126 is
+        read back as `datetime` and `smalldatetime` in the same way in every language.
         """
         match column.kind:
             case Kind.JSON:
@@ -98,14 +98,14 @@ class SqlServerDialect:
     def bound(self, column: Column, raw: Raw) -> sa.ColumnElement[Any]:
         """Return a parameter cast to the column's type.
 
-        Without the cast SQL Server would convert the column instead: it would compare `datetime` in another precision
-        and `varchar` in another sort order than it was read in, and use no index.
+        Without the cast, SQL Server would convert the column instead: it would compare `datetime` in another precision
+        and `varchar` in another sort order than those in which they were read, and use no index.
         """
         value = self.parameter(column, raw)
         return _cast_parameter(column, lambda kind: sa.literal(value, kind))
 
     def parameter(self, column: Column, raw: Raw) -> Raw:
-        """Return a value as text where the driver's own types would lose digits of it."""
+        """Return a value as text if the driver's own type would lose some of its digits."""
         is_declared = column.type is not None
         match column.kind:
             case Kind.TIME if is_declared:
@@ -137,7 +137,7 @@ class SqlServerDialect:
         return values
 
     def matched(self, column: Column, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """Name the column's collation, because two columns of different ones cannot be compared without."""
+        """Return the value in the column's collation, because values of different collations cannot be compared."""
         collation = getattr(column.type, "collation", None)
         return sa.collate(value, collation) if collation else value
 
@@ -157,7 +157,7 @@ class SqlServerDialect:
         return expression
 
     def converter(self, column: Column) -> Callable[[Raw], Value]:
-        """Return `to_value`, except for types that SQL Server or its driver writes in another form than JSON's."""
+        """Return `to_value`, except for types that SQL Server or its driver does not write as JSON needs them."""
         match column.kind:
             case Kind.ROWVERSION:
                 return lambda raw: None if raw is None else to_text(bytes(raw))
@@ -171,7 +171,7 @@ class SqlServerDialect:
         return to_value
 
     def one_moment(self, connection: sa.Connection) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Do nothing: without snapshot isolation a transaction would hold locks; mode change_tracking uses it."""
+        """Do nothing: without snapshot isolation, which mode change_tracking uses, a transaction would hold locks."""
         return nullcontext()
 
     def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:  # noqa: ARG002
@@ -210,27 +210,27 @@ class SqlServerDialect:
         return None if number is None else int(number)
 
     def is_read_only_copy(self, connection: sa.Connection) -> bool:
-        """Tell whether the database takes no writes here although it was not set read-only."""
+        """Tell whether the database accepts no writes here although it was not set read-only."""
         return bool(connection.exec_driver_sql(ROLE).one().is_secondary)
 
     def earliest(self, column: Column) -> str:
-        """Return the first time of the column's type: `datetime` and `smalldatetime` begin late."""
+        """Return the earliest time of the column's type: `datetime` and `smalldatetime` begin late."""
         if isinstance(column.type, mssql.SMALLDATETIME):
             return "1900-01-01"
         return "1753-01-01" if isinstance(column.type, mssql.DATETIME) else "0001-01-01"
 
     def lock_wait(self, seconds: float, *, is_limit: bool) -> str:
-        """Return the statement that sets how long the session waits for a lock; usually the query's timeout ends it."""
+        """Return the statement that sets how long the session waits for a lock: usually until the query's timeout."""
         return f"SET LOCK_TIMEOUT {round(seconds * 1000) if is_limit else -1}"
 
     def measure_text(self, column: Column, text: str) -> int:
-        """Return the units of UTF-16, or the bytes that a varchar needs at most."""
+        """Return the number of UTF-16 units, or for a varchar the most bytes that it may need."""
         if isinstance(column.type, sa.Unicode | sa.UnicodeText | sa.NCHAR | sa.NVARCHAR):
             return len(text.encode("utf-16-le", "surrogatepass")) // 2
         return len(text.encode("utf-8", "surrogatepass"))
 
     def is_row_data_error(self, error: BaseException) -> bool:
-        """Tell whether an error is about a row's content, or a value that the driver refuses."""
+        """Tell whether an error concerns a row's content, or a value that the driver refuses."""
         if isinstance(error, exc.DBAPIError):
             diagnostic = None if error.orig is None else read_diagnostic(error.orig)
             return isinstance(error, exc.DataError) or (diagnostic is not None and diagnostic.is_row_content)
@@ -250,7 +250,7 @@ def check_subquery(stream: Stream) -> None:
             why="it begins with WITH, which SQL Server does not accept in a subquery",
             hint=f"make a view of it (CREATE VIEW ... AS WITH ...), and set streams.{stream.name}.table to the view",
         )
-    # With TOP or OFFSET the order decides which rows there are, and SQL Server accepts it.
+    # With TOP or OFFSET, the order decides which rows are returned, and SQL Server accepts it.
     if ("order", "by") in pairwise(words) and not {"top", "offset"} & set(words):
         raise ConfigurationError(
             f"streams.{stream.name}.query is wrong",
@@ -280,7 +280,7 @@ def _is_old(column: Column) -> bool:
 
 
 def _count_digits(column: Column) -> int | None:
-    """Return how many digits of a second a type has; None if its declaration is not known."""
+    """Return how many fractional digits of a second a type has; None if its declaration is not known."""
     if isinstance(column.type, mssql.SMALLDATETIME):
         return 0
     if isinstance(column.type, mssql.DATETIME):
@@ -294,10 +294,10 @@ def _convert(target: str, expression: sa.ColumnElement[Any], style: int) -> sa.C
 
 
 def _cast_parameter(column: Column, make: Callable[[Any], sa.ColumnElement[Any]]) -> sa.ColumnElement[Any]:
-    """Return a parameter that is cast to a column's type where the driver's own type would be another one.
+    """Return a parameter that is cast to a column's type if the driver's own type would be a different one.
 
     Args:
-        make: Returns the parameter as one of a type of SQLAlchemy; of the value's own type if that is None.
+        make: Returns the parameter with the given SQLAlchemy type, or with the value's own type if given None.
     """
     declared = column.type
     match column.kind:
@@ -317,7 +317,7 @@ def _cast_parameter(column: Column, make: Callable[[Any], sa.ColumnElement[Any]]
 
 
 def _cast_text(parameter: sa.ColumnElement[Any], declared: sa.String) -> sa.ColumnElement[Any]:
-    """Cast to the column's text type; its collation goes inside, because CAST takes none."""
+    """Cast to the column's text type; the collation is applied inside, because CAST does not accept one."""
     bare = type(declared)(declared.length)
     if declared.collation and not isinstance(declared, sa.Unicode):
         parameter = sa.collate(parameter, declared.collation)

@@ -1,8 +1,7 @@
 """Write-back: outcomes written into the rows of a table, by their key.
 
-The rows of one transaction stay locked from their statements to its commit. A caller that makes sure right before the
-commit that it is the only one that may write is therefore certain: whoever writes after it finds the rows locked, and
-comes later in the database too.
+The rows of one transaction stay locked from their statements until its commit. So a caller can check right before the
+commit that only it may write: any later writer finds the rows locked, and its write also comes later in the database.
 """
 
 import time
@@ -33,9 +32,9 @@ from syncctl.sources.row_updates import count_changes, run_together_or_alone
 LOCK_SECONDS = 1.0
 """How long a statement waits for a row that another program has locked."""
 ALONE_SECONDS = 3.0
-"""How long rows are written alone, each of which may wait for a lock; the poll has rows to read."""
+"""How long rows are written one by one, each of which may wait for a lock, while the poll has rows to read."""
 ALIKE = 3
-"""So many failures of the same kind, and nothing else, are about the statement and not about the rows."""
+"""If there are this many results, all the same failure, the cause is the statement and not the rows."""
 
 _TEXTS = frozenset({Kind.TEXT, Kind.OTHER})
 _FITTING: Mapping[str, frozenset[Kind]] = {
@@ -55,7 +54,7 @@ class _Statement:
     """The values of one row in the form of their columns."""
 
     row: WriteBack
-    #: By column.
+    #: The values by column.
     raw: Mapping[str, Raw]
 
 
@@ -72,28 +71,28 @@ class RowWriter:
         self._dialect: Dialect = dialect
         names = [column.name for column in opened.relation.columns]
         columns = dict(zip(names, opened.relation.columns, strict=True))
-        # `choose_columns` has refused those that do not exist.
+        # `choose_columns` has already refused columns that do not exist.
         self._columns = {columns[find_name(given, names) or given]: value for given, value in stream.write_back.items()}
         for column, value in self._columns.items():
             _check_column(opened, column, value)
         zone = None if stream.timezone is None else load_zone(stream.timezone, f"streams.{stream.name}.timezone")
         self._zone: ZoneInfo | None = zone
-        # The pages read an alias of it.
+        # This is the table itself, of which the pages read an alias.
         self._table: sa.TableClause = opened.relation.clause.element  # type: ignore[attr-defined]
 
     def write(self, rows: Sequence[WriteBack], before_commit: Callable[[Sequence[WriteBack]], None]) -> list[Written]:
         """Write outcomes in one transaction; if one fails, each in its own. Safe to repeat.
 
         Args:
-            before_commit: Called with rows that have been written to, right before the commit; if it raises, nothing is
-                written.
+            before_commit: Called with the rows that have been written to, right before the commit; if it raises,
+                nothing is written.
 
         Returns:
-            One result for each row that was tried: where the first ones all fail alike, or where it takes long, the
-            others are left for later.
+            One result for each row that was tried. If the first rows all fail in the same way, or if writing takes
+            long, the others are left for later.
 
         Raises:
-            ServiceUnavailable: The source cannot be reached: which rows were written is not known.
+            ServiceUnavailable: The source cannot be reached; it is not known which rows were written.
         """
         results: list[Written] = []
         statements: list[_Statement] = []
@@ -106,22 +105,22 @@ class RowWriter:
             if raw and None not in row.key.values():
                 statements.append(_Statement(row=row, raw=raw))
             else:
-                # A key with a NULL names no row.
+                # A key with a NULL identifies no row.
                 results.append(Written(id=row.id, rows=0))
         if not statements:
             return results
         return results + run_together_or_alone(
             statements,
-            lambda some: self._run(some, before_commit),
+            lambda batch: self._run(batch, before_commit),
             lambda statement, error: Written(id=statement.row.id, error=error.why or str(error)),
             gives_up=_GivesUp(),
         )
 
     def try_write(self) -> None:
-        """Update no row, and roll that back.
+        """Test an update that matches no row, and roll it back.
 
         Raises:
-            SourceError: The columns cannot be written to, or the login may not.
+            SourceError: The columns cannot be written to, or the login may not write to them.
         """
         nothing = {column.name: sa.null() for column in self._columns}
         statement = sa.update(self._table).where(sa.literal_column("1") == sa.literal_column("0")).values(nothing)
@@ -129,7 +128,7 @@ class RowWriter:
             with self._opened.connect() as connection, _wait_briefly(connection, self._opened):
                 connection.execution_options(isolation_level=self._dialect.transaction_level).execute(statement)
         except ServiceUnavailable as error:
-            # Another program's lock says nothing about the login.
+            # A lock of another program says nothing about the login's rights.
             if not is_lock(error):
                 raise
         except SourceError as error:
@@ -201,7 +200,7 @@ class RowWriter:
         return sa.update(self._table).where(*where).values(values)
 
     def _find_contents(self, connection: sa.Connection, key: Key) -> list[Mapping[str, Value]]:
-        """Return the contents of the row by which a poll notices changes; none if the row is never read again."""
+        """Return the contents by which a poll notices changes of the row; nothing if the row is never read again."""
         layout = self._opened.layout
         if layout.mode == "increasing" and layout.cursor in layout.key:
             return []
@@ -212,7 +211,7 @@ class RowWriter:
         return [row.content for row in rows if row.content is not None]
 
     def _check_unnoticed(self, before: Sequence[Mapping[str, Value]], after: Sequence[Mapping[str, Value]]) -> None:
-        """Refuse a write that a poll would take for a change: the row would be sent and written again for ever.
+        """Refuse a write that a poll would treat as a change: the row would be sent and written again for ever.
 
         Raises:
             SourceError: A trigger changes a column that is sent.
@@ -246,19 +245,19 @@ def _check_column(opened: OpenStream, column: Column, value: str) -> None:
 
 
 def _count_room(column: Column) -> float:
-    """Return how many characters a text column holds at most, as far as it is declared."""
+    """Return the declared length of a text column in characters; infinite if none is declared."""
     length = getattr(column.type, "length", None)
     return float("inf") if length is None else int(length)
 
 
 def encode(dialect: Dialect, column: Column, name: str, value: Value | datetime, zone: ZoneInfo | None) -> Raw:
-    """Return a value in the form of its column; an error text is cut to what the column holds.
+    """Return a value in the form of its column; an error text is cut to the column's length.
 
     Args:
-        zone: That of times without an offset; None: UTC.
+        zone: The time zone of times without an offset; None for UTC.
 
     Raises:
-        ValueError: The column cannot hold it.
+        ValueError: The column cannot hold the value.
     """
     if value is None:
         return "" if name == "error" and not column.nullable else None
@@ -285,7 +284,7 @@ def encode(dialect: Dialect, column: Column, name: str, value: Value | datetime,
 
 
 def _clean(value: Value) -> str:
-    """Return a value as text, without what no text column holds."""
+    """Return a value as text, without characters that no text column can hold."""
     if isinstance(value, bool):
         return "true" if value else "false"
     text = repr(value) if isinstance(value, float) else str(value)
@@ -299,7 +298,7 @@ def _fit(dialect: Dialect, column: Column, text: str, *, is_cut: bool) -> str:
         return text
     if not is_cut:
         raise ValueError(f"it has {size} characters, and the column holds {int(room)}")
-    # No character takes less than one of the column's units.
+    # Every character needs at least one of the column's units.
     text = text[: int(room)]
     while dialect.measure_text(column, text) > room:
         text = text[:-1]
@@ -321,7 +320,7 @@ def _encode_time(column: Column, at: datetime, zone: ZoneInfo | None) -> str:
 
 
 class _GivesUp:
-    """Judges the results of rows that are written alone: whether the others are left for later."""
+    """Decides by the results of rows written one by one whether the others are left for later."""
 
     def __init__(self) -> None:
         self._ends_at = time.monotonic() + ALONE_SECONDS
@@ -333,7 +332,7 @@ class _GivesUp:
 
 @contextmanager
 def _wait_briefly(connection: sa.Connection, opened: OpenStream) -> Iterator[None]:
-    """Let the statements of the block wait only briefly for locks; roll back what is not committed."""
+    """Let the statements of the block wait only briefly for locks; roll back changes that are not committed."""
     dialect = opened.source.dialect
     connection.exec_driver_sql(dialect.lock_wait(LOCK_SECONDS, is_limit=True))
     connection.commit()
@@ -346,6 +345,6 @@ def _wait_briefly(connection: sa.Connection, opened: OpenStream) -> Iterator[Non
             connection.exec_driver_sql(usual)
             connection.commit()
         except exc.SQLAlchemyError:
-            # Not given back to the pool with a limit that reading does not expect.
+            # A connection with a limit that reading does not expect must not return to the pool.
             with suppress(exc.SQLAlchemyError):
                 connection.invalidate()

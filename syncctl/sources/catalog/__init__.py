@@ -1,4 +1,4 @@
-"""The catalog of a database: its tables and views, their columns and indexes, read without reading their rows."""
+"""The catalog of a database: its tables and views, their columns and indexes, found without reading their rows."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,14 +39,14 @@ class CatalogColumn(Column):
 
     #: The type as people write it.
     declared: str
-    #: The database itself gives its values out.
+    #: Whether the database itself assigns its values.
     is_numbered: bool = False
     has_json_form: bool = True
-    #: Its default is the current time.
+    #: Whether its default is the current time.
     is_set_at_insert: bool = False
-    #: The database sets it at each update: by a trigger, or as the start of a row's period.
+    #: Whether the database sets it at each update: by a trigger, or as the start of a row's period.
     is_set_at_update: bool = False
-    #: A check of the table makes sure that its text is JSON.
+    #: Whether a check of the table makes sure that its text is JSON.
     is_checked_json: bool = False
 
 
@@ -57,7 +57,7 @@ class CatalogIndex:
     columns: tuple[str, ...]
     is_unique: bool = False
     is_primary: bool = False
-    #: Rows can be read in its order.
+    #: Whether rows can be read in the order of the index.
     is_ordered: bool = True
 
 
@@ -66,13 +66,13 @@ class CatalogTable:
     """A table or a view with its columns and indexes."""
 
     name: TableName
-    #: None if only a scan would tell, or if the login may not see it.
+    #: The number of rows; None if only a scan could tell, or if the login may not see it.
     rows: int | None
     columns: tuple[CatalogColumn, ...]
     indexes: tuple[CatalogIndex, ...] = ()
-    #: Change Tracking is on for the table and its database.
+    #: Whether Change Tracking is on for the table and its database.
     is_tracked: bool = False
-    #: It is on, but the login may not read the changes.
+    #: Whether Change Tracking is on, but the login may not read the changes.
     tracking_refused: bool = False
 
     def find(self, name: str) -> CatalogColumn:
@@ -88,17 +88,17 @@ class CatalogTable:
 class Reference:
     """A foreign key of another table."""
 
-    #: The table that has it.
+    #: The table that has the foreign key.
     table: TableName
-    #: Its column, and the column that it refers to.
+    #: Pairs of a column of that table and the column to which it refers.
     columns: tuple[tuple[str, str], ...]
 
 
 class Catalog(Protocol):
-    """How a kind of database describes what it holds."""
+    """Reads how a kind of database describes its contents."""
 
     def list_tables(self, connection: sa.Connection) -> list[TableName]:
-        """Return the tables and views that the login may see, without the database's own."""
+        """Return the tables and views that the login may see, without the system tables of the database."""
 
     def default_schema(self, connection: sa.Connection) -> str | None:
         """Return the schema of names without one; None if the database has no schemas."""
@@ -109,25 +109,25 @@ class Catalog(Protocol):
         """Return these tables with their columns and indexes.
 
         Args:
-            unknown: Gets a line for each question that the login may not ask.
+            unknown: Receives a line for each question that the login may not ask.
         """
 
     def list_references(self, connection: sa.Connection, name: TableName, unknown: list[str]) -> list[Reference]:
         """Return the foreign keys of other tables that refer to a table.
 
         Args:
-            unknown: Gets a line if the login may not ask.
+            unknown: Receives a line if the login may not ask.
         """
 
     def index_query(self, parts: Sequence[str], column: str) -> tuple[str, Mapping[str, str]]:
         """Return a statement, with its parameters, about the indexes of a table over all its rows.
 
         Args:
-            parts: The table's name in its parts.
+            parts: The parts of the table's name.
 
         Returns:
-            A statement for one row: whether it is a table (not a view), how many rows it has or None, and how many
-            indexes start with the column. No row if the login may not see the table.
+            A statement that returns one row: whether it is a table (not a view), how many rows it has or None, and how
+            many indexes start with the column. It returns no row if the login may not see the table.
         """
 
 
@@ -169,10 +169,10 @@ def make_column(
 
 
 def asks_for_json(check: str, name: str) -> bool:
-    """Tell whether a check asks that a column is JSON: `isjson([lines])=(1)`, `json_valid("lines")`.
+    """Tell whether a check requires a column to be JSON, as in `isjson([lines])=(1)` or `json_valid("lines")`.
 
     Args:
-        check: Its text, or that of the table's definition.
+        check: The text of the check, or of the table's definition.
     """
     spelled = "|".join(map(re.escape, (name, bracket(name), f'"{name.replace(chr(34), chr(34) * 2)}"', f"`{name}`")))
     call = rf"(\bnot\s*\(?\s*)?\b(?:isjson|json_valid)\s*\(\s*(?:{spelled})\s*(?:,[^)]*)?\)(\s*=\s*\(?\s*0)?"
@@ -183,8 +183,8 @@ def sets_time(trigger: str, name: str, *, is_time: bool) -> bool:
     """Tell whether a trigger sets a column to the current time, or a column of times to anything.
 
     Args:
-        trigger: Its text.
-        is_time: The column's type is a time.
+        trigger: The text of the trigger.
+        is_time: Whether the column's type is a time.
     """
     assignment = re.compile(rf"(?<![\w@]){re.escape(name)}[\]\"`]?\s*=([^,]*)", re.IGNORECASE)
     values = [value for clause in _SET_CLAUSE.findall(trigger) for value in assignment.findall(clause)]

@@ -1,4 +1,4 @@
-"""The inspection of a source: the tables it holds, and how each of them is best read."""
+"""The inspection of a source: its tables, and how each of them is best read."""
 
 import shlex
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def inspect_source(
         table: The name of a table or a view, as a stream takes it.
         key: The columns that identify its rows, in place of the table's own key.
         cursor: The column to follow, in place of the safest mode.
-        chosen: The mode to read it in, one that an inspection has proposed.
+        chosen: The mode in which to read it: one of those that an inspection has proposed.
 
     Raises:
         ServiceUnavailable: The source cannot be reached.
@@ -59,7 +59,7 @@ def inspect_source(
             if table is not None:
                 for reference in catalog.list_references(connection, names[0], unknown)[:CHILDREN_AT_MOST]:
                     (child,) = catalog.describe_tables(connection, opened.dialect, [reference.table], unknown)
-                    # Of two foreign keys of one table, the first is proposed.
+                    # If one table has two foreign keys, the first is proposed.
                     children.setdefault(reference.table, (child, reference))
     finally:
         opened.engine.dispose()
@@ -71,7 +71,7 @@ def inspect_source(
 
 
 def _choose(table: str, names: Sequence[TableName], schema: str | None) -> TableName:
-    """Return the table with this name; without a schema, the login's own schema goes first."""
+    """Return the table with this name; for a name without a schema, the login's own schema takes precedence."""
     try:
         *before, wanted = split_name(table)
     except ValueError as error:
@@ -114,7 +114,7 @@ def _missing(table: str, wanted: str, names: Sequence[TableName]) -> UsageError:
     if same:
         near = f"did you mean {' or '.join(same)}?"
     elif not near.startswith("did you mean"):
-        # The schema makes a name long, so that a typing error in the rest looks small beside it.
+        # Compare the bare names too, because in a long name with a schema any typing error looks small.
         bare = suggest(wanted, list(titles.values()))
         near = bare if bare.startswith("did you mean") else near
     return UsageError(

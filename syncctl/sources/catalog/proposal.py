@@ -29,7 +29,7 @@ class Candidate:
     why: str
     #: Whether an index serves the cursor; None without a cursor column.
     indexed: bool | None
-    #: False if only new rows are found.
+    #: Whether changed rows are found too, not only new ones.
     finds_changes: bool = True
 
 
@@ -44,7 +44,7 @@ class InspectedColumn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProposedChild:
-    """A table that refers to the inspected one by a foreign key, and how its rows would go with those."""
+    """A table that refers to the inspected one by a foreign key, and its settings as a child of the stream."""
 
     name: str
     settings: Mapping[str, Any]
@@ -54,7 +54,7 @@ class ProposedChild:
 class InspectedTable:
     """A table or a view, and how it is best read."""
 
-    #: Its name as a stream takes it.
+    #: Its name in the form of a stream's `table`.
     table: str
     name: str
     is_view: bool
@@ -62,11 +62,11 @@ class InspectedTable:
     key: tuple[str, ...]
     key_origin: str
     columns: tuple[InspectedColumn, ...]
-    #: The safest first.
+    #: The modes in which it could be read, the safest first.
     candidates: tuple[Candidate, ...]
-    #: What an operator should know or do.
+    #: Advice for the operator.
     advice: tuple[str, ...]
-    #: Those of the proposed stream, without its start.
+    #: The settings of the proposed stream, without its start.
     settings: Mapping[str, Any]
     #: Comments on some of the settings.
     remarks: Mapping[str, str]
@@ -86,11 +86,11 @@ def propose_stream(
     Args:
         wanted_key: The columns that identify its rows according to the operator, in place of the table's own key.
         wanted_cursor: The column to follow, in place of the safest mode.
-        chosen: One of the modes that it allows, in place of the safest.
-        children: The tables that refer to it.
+        chosen: One of the modes that the table allows, in place of the safest.
+        children: The tables that refer to the table.
 
     Raises:
-        UsageError: The table has no column of such a name, or it cannot be followed.
+        UsageError: The table has no column of such a name, or the column cannot be followed.
     """
     key, origin = _check_key(table, wanted_key) if wanted_key else _decide_key(table)
     candidates = rank_candidates(table, key)
@@ -138,7 +138,7 @@ def _propose_child(child: CatalogTable, reference: Reference, mode: Mode) -> Pro
 
 
 def _find_child_cursor(child: CatalogTable, on: set[str], primary: set[str]) -> str | None:
-    """Return what orders the changes of a child; None if the catalog does not tell."""
+    """Return the cursor that orders the changes of a child; None if the catalog shows none."""
     if child.is_tracked and not child.tracking_refused and on <= primary:
         return "change_tracking"
     versions = [column.name for column in child.columns if column.kind is Kind.ROWVERSION]
@@ -147,7 +147,7 @@ def _find_child_cursor(child: CatalogTable, on: set[str], primary: set[str]) -> 
 
 
 def quote_table(name: TableName) -> str:
-    """Return a name as a stream's `table` takes it: `dbo.orders`, `[sales].[order lines]`."""
+    """Return a name in the form of a stream's `table`: `dbo.orders`, `[sales].[order lines]`."""
     return quote_name(name.schema or "", name.name)
 
 
@@ -179,7 +179,7 @@ def _check_key(table: CatalogTable, wanted: Sequence[str]) -> tuple[tuple[str, .
 
 
 def _decide_key(table: CatalogTable) -> tuple[tuple[str, ...], str]:
-    """Return the primary key, or else the shortest unique index whose columns have a value in every row."""
+    """Return the primary key, otherwise the shortest unique index whose columns have a value in every row."""
     usable = [
         index
         for index in table.indexes
@@ -224,7 +224,7 @@ def _follow_changes(table: CatalogTable, key: tuple[str, ...]) -> Iterator[_Rank
 
 
 def _follow_times(table: CatalogTable) -> Iterator[_Ranked]:
-    """Yield every column that may be followed as a time, ranked by what shows that changes set it."""
+    """Yield every column that may be followed as a time, ranked by the evidence that changes set it."""
     for column in table.columns:
         nulls = f"; rows without a value in {column.name} are never read" if column.nullable else ""
         late = f"late commits within lookback{nulls}"

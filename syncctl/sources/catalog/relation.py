@@ -1,4 +1,4 @@
-"""What a stream reads: a table, a view or a query, with its columns; how its name is split and quoted."""
+"""The relation that a stream reads (a table, a view or a query) with its columns; splitting and quoting of names."""
 
 import re
 import warnings
@@ -58,7 +58,7 @@ class Column:
 
     name: str
     kind: Kind
-    #: As the database declares it; None if it declares none.
+    #: The type that the database declares; None if it declares none.
     type: sa.types.TypeEngine[Any] | None = None
     nullable: bool = True
     #: The first number of an identity; None if the column is not an identity.
@@ -71,13 +71,13 @@ class Column:
 class Relation:
     """A table, a view or a query that a stream reads."""
 
-    #: What messages call it: `table dbo.orders`, `the query`.
+    #: Its name in messages: `table dbo.orders`, `the query`.
     title: str
-    #: Aliased, so that its columns are always qualified.
+    #: The FROM clause; it has an alias, so that its columns are always qualified.
     clause: FromClause
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...] = ()
-    #: The table's or view's full name, with the schema that the database finds it in; None for a query.
+    #: The full name of the table or view, with the schema in which the database finds it; None for a query.
     name: str | None = None
 
 
@@ -110,14 +110,14 @@ def bracket(name: str) -> str:
 
 
 def quote_name(*parts: str) -> str:
-    """Return a name for SQL and for a stream's `table`, in brackets where it needs them: `sales.[order lines]`."""
+    """Return a name for SQL and for a stream's `table`, with brackets where they are needed: `sales.[order lines]`."""
     return ".".join(
         part if _PLAIN.fullmatch(part) and part.lower() not in _RESERVED else bracket(part) for part in parts if part
     )
 
 
 def find_name(wanted: str, names: Sequence[str]) -> str | None:
-    """Return the name that equals the wanted one, or the only one that differs from it in case alone, or None."""
+    """Return the name that equals the wanted one, otherwise the only one that differs just in case, otherwise None."""
     if wanted in names:
         return wanted
     alike = [name for name in names if name.casefold() == wanted.casefold()]
@@ -138,7 +138,7 @@ def describe_relation(connection: sa.Connection, stream: Stream, dialect: "Diale
     """Return the table, view or query of a stream, with its columns as the dialect types them.
 
     Raises:
-        ConfigurationError: The table's name is not one, or a column of the query has no name of its own.
+        ConfigurationError: The table's name is not valid, or a column of the query has no unique name.
         SourceError: The table does not exist, or the database refuses the query.
     """
     if stream.query is not None:
@@ -184,7 +184,7 @@ def _describe_table(connection: sa.Connection, stream: Stream, dialect: "Dialect
 def _reflect(inspector: sa.Inspector, name: str, schema: str | None) -> tuple[list[Any], list[str]] | None:
     """Return the columns and the primary key of a table; None if it does not exist."""
     with warnings.catch_warnings():
-        # A column of a type that SQLAlchemy does not know (geography) is read all the same.
+        # A column of a type that SQLAlchemy does not know (geography) is read anyway.
         warnings.simplefilter("ignore", exc.SAWarning)
         try:
             columns = list(inspector.get_columns(name, schema))
@@ -214,12 +214,12 @@ def _missing_table(stream: Stream, name: str, names: Sequence[str]) -> SourceErr
 
 
 def declare_relation(path: str, stream: Stream, relation: Relation, connection: sa.Connection) -> DeclaredRelation:
-    """Return what a stream or a child reads with the types that the database declares.
+    """Return the relation that a stream or a child reads, with the types that the database declares.
 
     Args:
-        path: Empty, or that of the child.
+        path: The path of the child; empty for the stream itself.
     """
-    # Another version of SQLAlchemy may write a type in another way, which is no change of the source.
+    # Another version of SQLAlchemy may write a type differently, which is not a change of the source.
     read = (relation.name and relation.name.casefold(), stream.query and " ".join(stream.query.split()), sa.__version__)
     columns = sorted((column.name, declare_type(column, connection.dialect)) for column in relation.columns)
     return DeclaredRelation(path=path, identity=hash_text(repr(read)), columns=tuple(columns))
@@ -259,7 +259,7 @@ def describe_query(stream: Stream, columns: Sequence[Column]) -> Relation:
 def strip_statement(text: str) -> str:
     """Return a query or a condition without the semicolons, comments and blanks at its end.
 
-    Neither may have a semicolon where it becomes part of a longer statement.
+    A semicolon is not allowed where the text becomes part of a longer statement.
     """
     end = 0
     for token in _TOKEN.finditer(text):
@@ -269,5 +269,5 @@ def strip_statement(text: str) -> str:
 
 
 def escape_colons(query: str) -> str:
-    """Return a query in which `sa.text` does not take colons for parameters."""
+    """Return a query with colons escaped, so that `sa.text` does not read them as parameters."""
     return query.replace(":", r"\:")

@@ -1,4 +1,4 @@
-"""SQLite's catalog: its pragmas, and a count of the rows."""
+"""SQLite's catalog, read from its pragmas, and a count of rows."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class SqliteCatalog:
         return [TableName(name=row.name, is_view=row.type == "view") for row in connection.execute(_NAMES)]
 
     def default_schema(self, connection: sa.Connection) -> None:
-        """Return None: a file has no schemas."""
+        """Return None, because a file has no schemas."""
 
     def describe_tables(
         self, connection: sa.Connection, dialect: Dialect, names: Sequence[TableName], unknown: list[str]
@@ -57,7 +57,7 @@ class SqliteCatalog:
         return tables
 
     def list_references(self, connection: sa.Connection, name: TableName, unknown: list[str]) -> list[Reference]:  # noqa: ARG002
-        """Return the foreign keys as the pragma lists them; one without columns refers to the primary key."""
+        """Return the foreign keys as the pragma lists them; if a key names no columns, it refers to the primary key."""
         grouped = groupby(connection.execute(_REFERENCES, {"name": name.name}), key=lambda row: (row[0], row[1]))
         return [
             Reference(table=TableName(name=table), columns=tuple((row[2], row[3] or row[4]) for row in rows))
@@ -84,7 +84,7 @@ def _describe(connection: sa.Connection, dialect: Dialect, name: TableName) -> C
     primary = tuple(row.name for row in sorted(described, key=lambda row: row.pk) if row.pk)
     numbered = _find_row_number(connection, name, described, primary)
     triggers = [sql for sql in connection.execute(_TRIGGERS, {"name": name.name}).scalars() if _AT_UPDATE.search(sql)]
-    # SQLite keeps a table's checks in the statement that made it.
+    # SQLite stores a table's checks in the statement that created the table.
     checks = [sql for sql in connection.execute(_DEFINITION, {"name": name.name}).scalars() if sql]
     columns = tuple(
         make_column(

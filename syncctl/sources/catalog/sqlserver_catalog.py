@@ -1,6 +1,7 @@
 """SQL Server's catalog: every statement that reads its catalog views, management views and properties.
 
-After Microsoft's documents ("Object catalog views", "Dynamic management views", "Change tracking functions").
+The statements follow Microsoft's documents ("Object catalog views", "Dynamic management views", "Change tracking
+functions").
 """
 
 from collections import defaultdict
@@ -36,14 +37,14 @@ ROLE = (
     " AND CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)) = N'READ_ONLY') THEN 1 ELSE 0 END"
     " AS is_secondary FROM sys.databases WHERE database_id = DB_ID()"
 )
-"""The database's name, whether it was set read-only, and whether it is a copy of one that is written to elsewhere.
+"""The database's name, whether it was set read-only, and whether it is a copy of a database that is written elsewhere.
 
-A readable secondary and a standby of log shipping take no writes. Neither does a database that was set read-only, but
-it is not a copy.
+A readable secondary and a standby of log shipping accept no writes. Neither does a database that was set read-only, but
+that is not a copy.
 """
 
 ROWVERSIONS_HELD_BACK = "SELECT CAST(@@DBTS AS bigint) - CAST(MIN_ACTIVE_ROWVERSION() AS bigint) + 1"
-"""How many rowversions were given out from the lowest uncommitted one on: without any, the minimum is @@DBTS + 1."""
+"""How many rowversions were assigned from the lowest uncommitted one on; without any, the minimum is @@DBTS + 1."""
 
 OLDEST_TRANSACTION = (
     "SELECT TOP 1 DATEDIFF(second, d.database_transaction_begin_time, SYSDATETIME()) AS age_seconds,"
@@ -55,7 +56,7 @@ OLDEST_TRANSACTION = (
     " WHERE d.database_id = DB_ID() AND d.database_transaction_type = 1"
     " AND d.database_transaction_begin_time IS NOT NULL ORDER BY d.database_transaction_begin_time"
 )
-"""The oldest transaction that has written in this database: one that only reads holds no rowversion back."""
+"""The oldest transaction that has written in this database: a transaction that only reads holds back no rowversion."""
 
 PERMISSION = "SELECT HAS_PERMS_BY_NAME(:name, 'OBJECT', :right), OBJECT_ID(:name), USER_NAME()"
 """Whether the login has a right on an object, the object's number (None if the login may not see it), and the user."""
@@ -71,14 +72,14 @@ DESCRIBE_QUERY = (
     " FROM sys.dm_exec_describe_first_result_set(:statement, NULL, 0)"
     " WHERE is_hidden = 0 OR error_message IS NOT NULL ORDER BY column_ordinal"
 )
-"""The columns of a query, which is compiled and not run."""
+"""The columns of a query, which is compiled but not run."""
 
 DATABASE_NAME = "SELECT DB_NAME()"
 
 DATABASE_IDENTITY = (
     "SELECT name, CONVERT(VARCHAR(36), service_broker_guid) AS id FROM sys.databases WHERE database_id = DB_ID()"
 )
-"""The database's name, and an id that it keeps on each replica and when it is restored or moved to another server."""
+"""The database's name, and an id that stays the same on each replica, after a restore, and on another server."""
 
 TRACKING_RETENTION = (
     "SELECT DB_NAME(), d.is_auto_cleanup_on, CAST(d.retention_period AS bigint) * CASE d.retention_period_units"
@@ -88,21 +89,21 @@ TRACKING_RETENTION = (
 )
 """The database, whether changes are cleaned up, after how many seconds, and 1 if the table is tracked.
 
-No row if Change Tracking is off for the database.
+The statement returns no row if Change Tracking is off for the database.
 """
 
 OLDEST_CHANGE = "SELECT CHANGE_TRACKING_MIN_VALID_VERSION(OBJECT_ID(:name))"
 """The version since which the changes of a table are known."""
 
-# The replicas of an availability group were created at different times, and are one database: its id in the group is
-# the same on all of them. After a restore it is another one, because a database has to leave the group for that.
+# The replicas of an availability group were created at different times, but are one database: its id in the group is
+# the same on all of them. After a restore the id is different, because a database has to leave the group for a restore.
 TRACKING_STATE = (
     "SELECT CHANGE_TRACKING_CURRENT_VERSION() AS current_version,"
     " CHANGE_TRACKING_MIN_VALID_VERSION(OBJECT_ID(:table)) AS oldest_version, OBJECT_ID(:table) AS object_id,"
     " (SELECT COALESCE(CONVERT(VARCHAR(36), group_database_id), CONVERT(VARCHAR(33), create_date, 126))"
     " FROM sys.databases WHERE database_id = DB_ID()) AS database_identity"
 )
-"""The versions of a table's Change Tracking, and what distinguishes this table and this database from others."""
+"""The versions of a table's Change Tracking, and ids that distinguish this table and this database from others."""
 
 RECOVERY_FORK = (
     "SELECT CONVERT(VARCHAR(36), recovery_fork_guid) FROM sys.database_recovery_status WHERE database_id = DB_ID()"
@@ -114,14 +115,14 @@ _TABLES = (
     " JOIN sys.schemas AS s ON s.schema_id = o.schema_id"
     " WHERE o.type IN ('U', 'V') AND o.is_ms_shipped = 0"
 )
-# A type of one's own is named after the type below it; one of the CLR (hierarchyid) has none below.
+# A user-defined type is named after its base type; a CLR type (hierarchyid) has no base type.
 _COLUMNS = (
     "SELECT x.object_id, x.name, COALESCE(base.name, own.name) AS type_name, x.system_type_id, x.max_length,"
     " x.precision, x.scale, x.is_nullable, x.collation_name FROM sys.columns AS x"
     " JOIN sys.types AS own ON own.user_type_id = x.user_type_id"
     " LEFT JOIN sys.types AS base ON base.user_type_id = x.system_type_id"
 )
-# Types 1 and 2 are B-trees, 7 is the hash of a table in memory, which has no order.
+# Types 1 and 2 are B-trees; 7 is the hash index of a memory-optimized table, which has no order.
 _INDEXES = (
     "SELECT x.object_id, x.index_id, i.type, i.is_unique, i.is_primary_key, c.name FROM sys.index_columns AS x"
     " JOIN sys.indexes AS i ON i.object_id = x.object_id AND i.index_id = x.index_id"
@@ -134,7 +135,7 @@ _DEFAULTS = (
     "SELECT x.object_id, x.name, d.definition FROM sys.columns AS x"
     " JOIN sys.default_constraints AS d ON d.object_id = x.default_object_id WHERE 1 = 1"
 )
-# The start of a system-versioned row's period; SQL Server sets it at each insert and update.
+# These columns hold the start of a system-versioned row's period, which SQL Server sets at each insert and update.
 _PERIOD_STARTS = "SELECT x.object_id, x.name FROM sys.columns AS x WHERE x.generated_always_type = 1"
 _UPDATE_TRIGGERS = (
     "SELECT x.object_id, m.definition FROM sys.objects AS x JOIN sys.triggers AS t ON t.parent_id = x.object_id"
@@ -171,7 +172,7 @@ _WITHOUT_JSON_FORM = frozenset({"sql_variant", "hierarchyid", "geography", "geom
 class SqlServerCatalog:
     """See `syncctl.sources.catalog.Catalog`.
 
-    Names, columns and indexes are required. Anything else that the login may not see is added to `unknown`.
+    Names, columns and indexes are required. If the login may not see other facts, they are added to `unknown`.
     """
 
     def list_tables(self, connection: sa.Connection) -> list[TableName]:
@@ -238,7 +239,7 @@ class SqlServerCatalog:
 
 
 class _Questions:
-    """Asks the catalog of one table, or of all."""
+    """Asks the catalog about one table, or about all."""
 
     def __init__(self, connection: sa.Connection, number: int | None, unknown: list[str]) -> None:
         self._connection = connection
@@ -254,7 +255,7 @@ class _Questions:
         try:
             return self._run(statement, " GROUP BY x.object_id" if by_table else "")
         except exc.DBAPIError as error:
-            # Class 42: the right or, in this version, the view is missing. Anything else is a failure of the server.
+            # Class 42: a right is missing or, in this version, the view. Any other class is a failure of the server.
             if not str(getattr(error.orig, "args", [""])[0]).startswith("42"):
                 raise
             self._connection.rollback()
@@ -273,7 +274,7 @@ def _find_tracked(ask: _Questions) -> dict[int, bool]:
     tracked = ask.maybe(_TRACKED, "Change Tracking")
     if not tracked:
         return {}
-    # A table cannot be tracked unless its database is. If the login may not see the database, the table is enough.
+    # A table cannot be tracked unless its database is. If the login may not see the database, the table is proof.
     databases = ask.maybe(_TRACKED_DATABASE, "Change Tracking of the database")
     if databases and not databases[0][0]:
         return {}

@@ -13,7 +13,7 @@ _FRACTIONAL = frozenset({"time", "datetime2", "datetimeoffset"})
 
 
 class Declared(t.UserDefinedType[Any]):
-    """A type of which only the name is known."""
+    """A type that SQLAlchemy does not know; only its name is used."""
 
     cache_ok = True
     name = ""
@@ -28,7 +28,7 @@ class Formless(Declared):
 
 
 class Json(Declared):
-    """The type of SQL Server 2025."""
+    """The JSON type of SQL Server 2025."""
 
     name = "json"
 
@@ -63,7 +63,7 @@ class Vector(Formless):
     name = "vector"
 
 
-# Reflection looks up the class of a type's name here; SQLAlchemy's dialects for such types register them in this way.
+# Reflection looks up the class for a type's name here; dialects of SQLAlchemy register their own types in this way.
 for declared_type in (Json, SqlVariant, HierarchyId, Geography, Geometry, Vector):
     mssql.base.ischema_names[declared_type.name] = declared_type
 mssql.base.ischema_names["sysname"] = mssql.NVARCHAR
@@ -109,7 +109,7 @@ def make_type(declaration: str, collation: str | None = None) -> sa.types.TypeEn
 
 
 def format_type(name: str, length: int, precision: int, scale: int) -> str:
-    """Return a type as people write it, from what `sys.columns` says: `nvarchar(50)`, `decimal(12,2)`."""
+    """Return a type as people write it (`nvarchar(50)`, `decimal(12,2)`), from the values in `sys.columns`."""
     if name == "timestamp":
         return "rowversion"
     if name in _SIZED:

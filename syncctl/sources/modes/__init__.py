@@ -1,4 +1,4 @@
-"""The cursor modes, one file each: how a stream finds new, changed and deleted rows."""
+"""The cursor modes, one file each: the ways in which a stream finds new, changed and deleted rows."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -14,7 +14,7 @@ from syncctl.sources.open_stream import OpenStream
 
 
 class CursorMode(Protocol):
-    """How a stream is followed. Every page is a statement of its own, run when the page is asked for."""
+    """A way to follow a stream. Every page is a separate statement, which runs when the page is asked for."""
 
     def parse_cursor(self, text: str) -> Cursor:
         """Return the cursor at `beginning`, `now`, or a value that an operator wrote.
@@ -27,13 +27,13 @@ class CursorMode(Protocol):
         """Yield the pages after a cursor until one is short."""
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield all rows, or those after `since`, and tell which of them the next poll from `cursor` will read."""
+        """Yield all rows, or the rows after `since`, and mark those that the next poll from `cursor` will read."""
 
     def count_behind(self, cursor: Cursor) -> int | None:
-        """Return how many rows come after a cursor; None if the mode cannot tell."""
+        """Return how many rows come after a cursor; None if the mode cannot count them."""
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what an operator should know, one line each."""
+        """Return warnings for the operator, one line each."""
 
 
 MODES: dict[Mode, Callable[[OpenStream], CursorMode]] = {

@@ -1,7 +1,7 @@
 """Mode change_tracking: inserts, updates and deletes as SQL Server's Change Tracking records them.
 
-After Microsoft's documents "Work with Change Tracking" and "CHANGETABLE": a delete brings only the key, a version is
-given out at commit, and truncating a table or turning the tracking off and on clears the record.
+According to Microsoft's documents "Work with Change Tracking" and "CHANGETABLE", a delete reports only the key, a
+version is assigned at commit, and truncating a table or turning the tracking off and on clears the recorded changes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,17 +32,17 @@ class TrackingState:
 
     #: The version of the last committed change; None if the database does not track changes.
     current: int | None
-    #: Changes since this version and later ones are known; None if the table is not tracked.
+    #: The version since which changes are known; None if the table is not tracked.
     oldest: int | None
-    #: Parts by name that stay the same as long as the database and the table do, as far as the login may see them.
+    #: Named ids that stay the same as long as the database and the table do; only those that the login may see.
     identity: dict[str, str]
 
 
 class ChangeFeed:
-    """SQL Server's own record of what has changed: `CHANGETABLE(CHANGES ...)`."""
+    """SQL Server's own record of changes: `CHANGETABLE(CHANGES ...)`."""
 
     def read_state(self, connection: sa.Connection, relation: Relation) -> TrackingState:
-        """Read the versions, and what distinguishes this database from a restored one."""
+        """Read the versions, and the ids that distinguish this database from a restored one."""
         table = _format_table(connection, relation)
         row = connection.execute(sa.text(TRACKING_STATE), {"table": table}).one()
         identity = {"object": row.object_id, "database": row.database_identity, "fork": _read_fork(connection)}
@@ -80,7 +80,7 @@ def _format_table(connection: sa.Connection, relation: Relation) -> str:
 
 
 def _read_fork(connection: sa.Connection) -> str | None:
-    """Return an id that a restore to an earlier time changes, if the login may see it."""
+    """Return an id that changes with a restore to an earlier time; None if the login may not see it."""
     try:
         fork = connection.exec_driver_sql(RECOVERY_FORK).scalar()
     except exc.DBAPIError:
@@ -90,17 +90,17 @@ def _read_fork(connection: sa.Connection) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """A place among the changes: after the row with this version and key; without a key after the whole version."""
+    """A place among the changes: after the row with this version and key; without a key, after the whole version."""
 
     version: int
     key: tuple[Raw, ...] | None = None
 
 
 class ChangeTracking(KeyScan):
-    """Loads the table once, by key, and then reads what has changed since the load began.
+    """Loads the table once, by key, and then reads the changes since the load began.
 
     Each page of changes is read in one transaction, which sees the database at one moment if snapshot isolation is
-    allowed: first whether the place is still known, then how far the changes go, then the changes.
+    allowed. It reads first whether the place is still known, then how far the changes go, then the changes.
     """
 
     def __init__(self, opened: OpenStream) -> None:
@@ -129,7 +129,7 @@ class ChangeTracking(KeyScan):
         """Yield the rest of the first load, then the changes.
 
         Raises:
-            SourceRestored: The changes since the cursor are not known any more.
+            SourceRestored: The changes since the cursor are no longer known.
         """
         if (cursor.get("mode"), cursor.get("column")) != ("change_tracking", self._opened.layout.cursor_name):
             self._opened.read_cursor(cursor)
@@ -166,19 +166,19 @@ class ChangeTracking(KeyScan):
         """Return one page of changes, the place after it, and whether there are more."""
         size = self._opened.stream.page_size
         if self._allows_snapshots:
-            # Everything from here on is one transaction, which ends when the connection is returned.
+            # All statements from here on are one transaction, which ends when the connection is returned.
             connection = connection.execution_options(isolation_level="SNAPSHOT")
         state = self._read_state(connection)
         self._check_known(state, cursor, place)
         changes = self._list_changes(connection, place, upto=_current(state), limit=size + 1)
         read = [(number, *self._make_row(connection, change)) for number, change in enumerate(changes[:size])]
-        found = [(number, row, raw) for number, row, raw in read if row is not None]
-        rows = [row for _, row, _ in found]
-        complete = self._opened.pages.attach(connection, rows, [raw for _, _, raw in found])
+        present = [(number, row, raw) for number, row, raw in read if row is not None]
+        rows = [row for _, row, _ in present]
+        complete = self._opened.pages.attach(connection, rows, [raw for _, _, raw in present])
         if complete == len(rows) and len(changes) <= size:
             return rows, Place(version=_current(state)), False
-        # A page of rows with large children ends early, in front of the first row that lacks its own.
-        last = changes[size - 1] if complete == len(rows) else changes[found[complete][0] - 1]
+        # A page of rows with large children ends early, before the first row whose children are not attached.
+        last = changes[size - 1] if complete == len(rows) else changes[present[complete][0] - 1]
         return rows[:complete], Place(version=int(last[0]), key=tuple(last[2:])), True
 
     def _list_changes(
@@ -186,7 +186,7 @@ class ChangeTracking(KeyScan):
     ) -> Sequence[Sequence[Raw]]:
         """Return (version, operation, key ...) of the changes after a place, in their order."""
         key, dialect = self._opened.layout.key, self._opened.source.dialect
-        # A page may end within a version: that version's changes are asked for again, and the key says where to go on.
+        # A page may end within a version: its changes are asked for again, and the key says where to continue.
         since = place.version if place.key is None else place.version - 1
         changes = self._feed.since(connection, self._opened.relation, since, tuple(column.name for column in key))
         keyset = Keyset(
@@ -211,7 +211,7 @@ class ChangeTracking(KeyScan):
     def _make_row(self, connection: sa.Connection, change: Sequence[Raw]) -> tuple[Row | None, Sequence[Raw] | None]:
         """Return the row of a change, without its children, and its raw values.
 
-        It is None if it is gone by now, so that its delete comes in a later version.
+        The row is None if it is gone by now; its delete then comes in a later version.
         """
         _, operation, *key = change
         if str(operation).strip() == "D":
@@ -219,7 +219,7 @@ class ChangeTracking(KeyScan):
         rows = self._opened.pages.read_bare_at(connection, key)
         if rows:
             return rows[0][0].row, rows[0][1]
-        # For the partner, a row that no longer meets the stream's condition is gone, like one that is deleted.
+        # For the partner, a row that no longer meets the stream's condition is gone, like a deleted row.
         return (None if self._opened.stream.where is None else self._opened.pages.make_deleted(key)), None
 
     def _read_state(self, connection: sa.Connection) -> TrackingState:
@@ -229,11 +229,11 @@ class ChangeTracking(KeyScan):
         return state
 
     def _check_known(self, state: TrackingState, cursor: Cursor, place: Place | None = None) -> None:
-        """Refuse to go on from a place whose changes are not known: rows would be lost silently (invariant 12)."""
+        """Refuse to continue from a place whose changes are not known: rows would be lost silently (invariant 12)."""
         name, before = self._opened.stream.name, cursor.get("identity", {})
         place = Place(version=int(cursor["since"])) if cursor.get("phase") == LOAD else place or _read_place(cursor)
         reached = place.version
-        # Within a version, its changes are asked for again: those since the version before.
+        # From a place within a version, the version's changes are asked for again: those since the previous version.
         asked = reached if place.key is None else reached - 1
         other = sorted(part for part in before if part in state.identity and before[part] != state.identity[part])
         if other:

@@ -18,7 +18,7 @@ from syncctl.sources.row_updates import count_changes, run_together_or_alone
 
 
 class Flag(KeyScan):
-    """Reads the rows of the condition round after round; the ledger recognises those that wait for their delivery.
+    """Reads the rows that meet the condition round after round; the ledger recognises rows that wait for delivery.
 
     Raises:
         ConfigurationError: A statement could overwrite a later edit, or touch other rows.
@@ -45,27 +45,27 @@ def acknowledge(
     """Run the statements in one transaction; if one fails, run each in its own. Safe to repeat.
 
     Args:
-        before_commit: Called with the results of those that changed something, right before the commit.
+        before_commit: Called with the results of the statements that changed something, right before the commit.
 
     Raises:
-        ServiceUnavailable: The source cannot be reached: which rows were acknowledged is not known.
+        ServiceUnavailable: The source cannot be reached; it is not known which rows were acknowledged.
     """
     stream, dialect = opened.stream, opened.source.dialect
     columns = _list_parameters(opened.layout)
     statements = {"delivered": stream.acknowledge, "failed": stream.acknowledge_failed}
 
-    def run(connection: sa.Connection, some: Sequence[Acknowledgement]) -> list[Acknowledged]:
+    def run(connection: sa.Connection, batch: Sequence[Acknowledgement]) -> list[Acknowledged]:
         connection = connection.execution_options(isolation_level=dialect.transaction_level)
         done = []
         with count_changes(connection) as counts:
-            for row in some:
+            for row in batch:
                 counts.clear()
                 text = statements[row.ending]
                 if text is not None:
                     connection.execute(*_bind(text, columns, row))
                 done.append(Acknowledged(id=row.id, rows=0 if text is None else max(counts, default=None)))
         unchanged = [result for result in done if result.rows == 0]
-        changed = [(row, result) for row, result in zip(some, done, strict=True) if result.rows != 0]
+        changed = [(row, result) for row, result in zip(batch, done, strict=True) if result.rows != 0]
         versions = opened.pages.read_versions(connection, [row.key for row, _ in changed])
         results = [replace(result, version_after=versions.get(row.key_id)) for row, result in changed]
         before_commit(results)
@@ -74,7 +74,7 @@ def acknowledge(
 
     return run_together_or_alone(
         rows,
-        lambda some: opened.run(lambda connection: run(connection, some)),
+        lambda batch: opened.run(lambda connection: run(connection, batch)),
         lambda row, error: Acknowledged(id=row.id, error=error.why or str(error)),
     )
 
@@ -83,7 +83,7 @@ def check_statements(stream: Stream, layout: Layout) -> None:
     """Refuse statements that could overwrite a later edit, or touch other rows.
 
     Raises:
-        ConfigurationError: A statement lacks a key column or the version among its parameters, or names another one.
+        ConfigurationError: A statement has no parameter for a key column or the version, or has one for another column.
     """
     for setting, text in (("acknowledge", stream.acknowledge), ("acknowledge_failed", stream.acknowledge_failed)):
         if text is None:
@@ -112,7 +112,7 @@ def _list_parameters(layout: Layout) -> dict[str, Column]:
 
 
 def _bind(text: str, columns: Mapping[str, Column], row: Acknowledgement) -> tuple[sa.TextClause, dict[str, Raw]]:
-    """Return a statement and its values; the database reads each as a value of the column beside it."""
+    """Return a statement and its values; the database reads each as a value of the column with which it is compared."""
     statement = sa.text(text)
     raw: dict[str, Raw] = {}
     for name in statement.compile().params:

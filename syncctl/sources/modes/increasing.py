@@ -1,4 +1,4 @@
-"""Mode increasing: a column that grows with each new or changed row; rows that commit late are asked for again."""
+"""Mode increasing: follow a column that grows with each new or changed row; look again for rows that commit late."""
 
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
@@ -18,35 +18,36 @@ from syncctl.sources.open_stream import OpenStream, make_page
 from syncctl.sources.pages import PositionedRow
 
 CLOCK_TOLERANCE = timedelta(hours=15)
-"""How far a time may be ahead of the source's clock, in UTC, and still be one of now: zones reach to UTC+14."""
+"""How far a time may be ahead of the source's clock (in UTC) and still be a present time: zones reach to UTC+14."""
 
 RECENT_NUMBERS = 10_000
-"""How far before its first row a stream that starts now looks for numbers that are still to come."""
+"""How far before its first row a stream that starts at `now` looks for numbers that are still to come."""
 
 LOOKBACK_KINDS = frozenset({Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER})
 """The kinds of columns whose values may be times; text that is not a time has no lookback."""
 
 RANGES_AT_ONCE = 500
-"""In one statement: SQL Server accepts 2,100 parameters."""
+"""The number of ranges in one statement; SQL Server accepts 2,100 parameters."""
 
 PAGES_ASKED_AGAIN = 10
-"""How many pages of rows a poll reads again where gaps were joined; the next poll goes on from there."""
+"""How many pages of rows a poll reads again where gaps were joined; the next poll continues from there."""
 
 STRETCHES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LookbackMemory:
-    """How far the rows before the cursor were read again; it is kept in the cursor's document."""
+    """How far the rows before the cursor were read again; this is stored in the cursor's document."""
 
-    #: Up to where the last round looked; None before the first.
+    #: The value up to which the last round looked; None before the first round.
     looked: str | None = None
-    #: Where the round under way goes on, and where it ends; None between rounds.
+    #: Where the present round continues; None between rounds.
     place: Position | None = None
+    #: Where the present round ends; None between rounds.
     upto: Position | None = None
-    #: The round began when no row could commit late any more: it is the last one until the cursor moves.
+    #: Whether the round began when no row could commit late any more; it is then the last one until the cursor moves.
     settled: bool = False
-    #: Before which place no row is read again, if rows are only ever added: their records may have been cleaned up.
+    #: The place before which no row of an append-only stream is read again: its record may have been cleaned up.
     since: Position | None = None
 
     def add_to(self, document: Cursor) -> Cursor:
@@ -60,7 +61,7 @@ class LookbackMemory:
 
 
 def read_lookback(cursor: Cursor, stream: str) -> LookbackMemory:
-    """Return the memory that a cursor's document keeps; that of a stream that begins there where it keeps none."""
+    """Return the memory in a cursor's document; if it has none, the memory of a stream that begins at the cursor."""
     kept = cursor.get("lookback")
     if kept is None:
         return LookbackMemory(since=read_position(cursor, stream))
@@ -71,10 +72,10 @@ def read_lookback(cursor: Cursor, stream: str) -> LookbackMemory:
 
 
 class Increasing:
-    """Reads the rows after the cursor. A value is given out before its row commits, so that alone would lose rows.
+    """Reads the rows after the cursor, and those that may commit late: a value is assigned before its row commits.
 
-    On a time, the first pages read the lookback again. On an identity, the missing numbers are remembered and asked
-    for again until they come or their time is over.
+    If the cursor column is a time, the lookback is read again. If it is an identity, missing numbers are remembered and
+    asked for again until they come or the gap timeout is over.
     """
 
     def __init__(self, opened: OpenStream) -> None:
@@ -103,7 +104,7 @@ class Increasing:
         return self._opened.cursor_at(position, None if position.value is None else position).to_document()
 
     def _start_now(self) -> Cursor:
-        """Return the cursor after all rows, with the numbers before it that open transactions may hold now."""
+        """Return the cursor after all rows, with the numbers before it that open transactions may hold."""
         position = self._opened.run(self._opened.pages.read_last) or Position()
         state = self._opened.cursor_at(position, None if position.value is None else position)
         if position.value is None or not self._remembers_gaps:
@@ -111,10 +112,10 @@ class Increasing:
         now = self._opened.run(self._dialect.read_clock)
         step, last = self._column.increment, int(position.value)
         begin = max(self._before_all, last - RECENT_NUMBERS * step)
-        # Never joined: the rows between the gaps are not the stream's.
+        # These gaps are never joined, because the rows between them do not belong to the stream.
         memory = find_gaps(self._opened, self._new_memory({}), begin, last, at=now, step=step, exact=True)
         if begin > self._before_all:
-            # Numbers that are missing right where the search begins have been missing for long.
+            # Numbers that are missing right where the search begins have been missing for a long time.
             memory = replace(memory, gaps=tuple(gap for gap in memory.gaps if gap.first != begin + 1))
         return _with_gaps(state, memory)
 
@@ -127,7 +128,7 @@ class Increasing:
         self._check_not_restarted(state)
         state, memory, read = yield from self._pages_with_gaps(state, self._new_memory(cursor))
         if memory.gaps:
-            # More than new rows come in, so that a round always ends.
+            # The bound is higher than the number of new rows, so that a round always ends.
             yield from self._ask_again(state, memory, rows=PAGES_ASKED_AGAIN * self._stream.page_size + 2 * read)
 
     def _new_memory(self, cursor: Cursor) -> GapMemory:
@@ -136,10 +137,10 @@ class Increasing:
         return read_memory(cursor, step=step, timeout_seconds=timeout_seconds)
 
     def _check_not_restarted(self, state: CursorState) -> None:
-        """Refuse to go on if the numbers of new rows are before the cursor, which no poll would read (invariant 12).
+        """Refuse to continue if new rows get numbers before the cursor, which no poll would read (invariant 12).
 
         Raises:
-            SourceRestored: The table was truncated or created anew, or its identity was reset.
+            SourceRestored: The table was truncated or created again, or its identity was reset.
         """
         name, command_name = self._stream.name, self._stream.command_name
         if state.position.key is None:
@@ -155,7 +156,7 @@ class Increasing:
             )
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield every row, and tell which come after a cursor, or are read again because they may have come late."""
+        """Yield every row, and mark those that come after a cursor, or are read again as they may have come late."""
         state = self._opened.cursor_at(Position()) if cursor is None else self._opened.read_cursor(cursor)
         earlier = self._earlier(state)
         new_after = state.position if earlier is None else Position(value=earlier)
@@ -183,7 +184,7 @@ class Increasing:
     def _pages_with_lookback(self, state: CursorState, memory: LookbackMemory) -> Iterator[Page]:
         """Read the rows after the cursor, then the lookback again, in a round that keeps its place between polls.
 
-        New rows come first: however many rows a bulk update has put into the lookback, they wait for none of them.
+        New rows come first, so that they do not wait even if a bulk update has put many rows into the lookback.
         """
         clock = self._opened.run(self._dialect.read_clock)
         ceiling = self._find_ceiling(state, clock)
@@ -203,10 +204,10 @@ class Increasing:
         yield from self._look_back(begun, state, memory, clock)
 
     def _find_ceiling(self, state: CursorState, clock: datetime) -> Raw:
-        """Return the latest time that a row may have and move the cursor; None where the column holds no times.
+        """Return the latest time with which a row may move the cursor; None if the column does not contain times.
 
-        One row from the year 9999 would otherwise hide every later one. The tolerance covers every time zone, because
-        a column does not say in which one its times are.
+        A row from the year 9999 would otherwise hide all later ones. The tolerance covers every time zone, because a
+        column does not state the time zone of its times.
         """
         if self._column.kind not in LOOKBACK_KINDS:
             return None
@@ -224,7 +225,7 @@ class Increasing:
             return None
 
     def _page_ahead_of_clock(self, state: CursorState, memory: LookbackMemory, ceiling: Raw) -> Iterator[Page]:
-        """Read the first rows whose time is ahead of the source's clock, and leave the cursor where it is."""
+        """Read the first rows whose time is ahead of the source's clock, without moving the cursor."""
         is_beyond = _is_beyond(state.position.value, ceiling)
         place = state.position if is_beyond else Position(value=ceiling)
         rows, more = self._opened.read([self._keyset.after(place)], new_after=Position(value=ceiling))
@@ -245,13 +246,13 @@ class Increasing:
     def _look_back(
         self, begun: CursorState, state: CursorState, memory: LookbackMemory, clock: datetime
     ) -> Iterator[Page]:
-        """Read a recent window again, from where the last round began to look, page by page.
+        """Read a recent window again, page by page, from a lookback before the end of the last round.
 
-        A round that was interrupted goes on where it stood. Once the source's clock has passed the cursor by the whole
+        An interrupted round continues where it stopped. Once the source's clock has passed the cursor by the whole
         lookback, one last round is made, and then none until the cursor moves.
 
         Args:
-            begun: The cursor before this poll read new rows, which need not be read again at once.
+            begun: The cursor before this poll read new rows; these need not be read again at once.
         """
         seconds, known = self._stream.lookback_seconds, memory
         if self._earlier(begun) is None or (memory.settled and memory.looked == begun.position.text):
@@ -262,7 +263,7 @@ class Increasing:
             if (local := self._local_time(clock, begun)) is not None:
                 earlier = min(str(earlier), self._step_back(local, seconds) or str(earlier))
             elif memory.since is None or memory.since.value is None or _is_beyond(earlier, memory.since.value):
-                # No later round looks further back, also if the lookback is made longer.
+                # No later round looks further back, even if the lookback is made longer.
                 memory = replace(memory, since=Position(value=earlier))
             is_last = self._is_past(begun, clock) and begun.position == state.position
             memory = replace(memory, place=Position(value=earlier), upto=begun.position, settled=is_last)
@@ -284,7 +285,7 @@ class Increasing:
                 yield make_page(rows, memory.add_to(state.to_document()), ends_round=not more)
 
     def _up_to(self, position: Position) -> sa.ColumnElement[bool]:
-        """Return the condition for the rows up to a position; without a key, those before its value's first row."""
+        """Return the condition for rows up to a position; for one without a key, rows before its value's first row."""
         return sa.not_(self._keyset.after(position))
 
     def _step_back(self, text: str, seconds: float) -> str | None:
@@ -294,15 +295,15 @@ class Increasing:
             return None
 
     def _is_past(self, state: CursorState, clock: datetime) -> bool:
-        """Tell whether the source's clock is past the cursor and its lookback, whatever the time zone of the column."""
+        """Tell whether the source's clock has passed the cursor and its lookback, in any time zone of the column."""
         moment = parse_instant(str(state.position.value)).moment
         over = moment + timedelta(seconds=self._stream.lookback_seconds) + CLOCK_TOLERANCE
         return clock.replace(tzinfo=None) > over
 
     def _local_time(self, clock: datetime, state: CursorState) -> str | None:
-        """Return the time that the source's clock shows in the stream's zone, if that is before the cursor.
+        """Return the time of the source's clock in the stream's zone if it is before the cursor, otherwise None.
 
-        When clocks are set back, an hour comes twice: new rows have times before those that were read.
+        When clocks are set back, an hour occurs twice: new rows then have earlier times than rows that were read.
         """
         if self._stream.timezone is None:
             return None
@@ -314,7 +315,7 @@ class Increasing:
         return str(replace(form, moment=local, fraction="0" * len(form.fraction))) if local < form.moment else None
 
     def _earlier(self, state: CursorState) -> str | None:
-        """Return the time that the first page goes back to; None if it does not go back."""
+        """Return the time to which the first page goes back; None if it does not go back."""
         position, seconds = state.position, self._stream.lookback_seconds
         if seconds <= 0 or position.key is None or not isinstance(position.value, str):
             return None
@@ -326,10 +327,10 @@ class Increasing:
             return None
 
     def _ask_again(self, state: CursorState, memory: GapMemory, *, rows: int) -> Iterator[Page]:
-        """Read the rows that have come in gaps, in a round that keeps its place, and give up what was over before it.
+        """Read rows that have come in gaps, in a round that keeps its place; give up gaps that expired before it began.
 
-        Where gaps were joined, rows between them are read again. So that new rows need not wait for them, a poll ends
-        after so many rows, and the next one goes on with the round.
+        Where gaps were joined, the rows between them are read again. So that new rows need not wait for these, a poll
+        ends after `rows` rows, and the next one continues the round.
 
         Args:
             rows: How many rows may be read.
@@ -337,14 +338,14 @@ class Increasing:
         began = memory.asked[1] if memory.asked else self._opened.run(self._dialect.read_clock)
         is_kept = memory.asked is not None
         while gaps := memory.find_unasked(limit=RANGES_AT_ONCE):
-            found, more = self._opened.read([self._between(gaps)], new_after=state.position)
-            numbers = _numbers(found)
-            place = numbers[-1] if more and found else gaps[-1].last
+            late, more = self._opened.read([self._between(gaps)], new_after=state.position)
+            numbers = _numbers(late)
+            place = numbers[-1] if more and late else gaps[-1].last
             memory = replace(memory.fill(numbers), asked=(place, began))
-            if found:
+            if late:
                 is_kept = True
-                yield make_page(found, _with_gaps(state, memory))
-            rows -= len(found)
+                yield make_page(late, _with_gaps(state, memory))
+            rows -= len(late)
             if rows <= 0:
                 return
         memory, gone = memory.end_round(began)
@@ -362,7 +363,7 @@ class Increasing:
         """Read the rows after the cursor, and remember which numbers are missing.
 
         Returns:
-            The cursor behind them, the gaps that are waited for, and how many rows were read.
+            The cursor after these rows, the gaps that are waited for, and how many rows were read.
         """
         more, read = True, 0
         while more:
@@ -383,10 +384,10 @@ class Increasing:
         return state, memory, read
 
     def _note_given_out(self, state: CursorState, memory: GapMemory) -> GapMemory:
-        """Remember up to which number the identity has come by now.
+        """Remember which number the identity has reached by now.
 
-        Of a table that takes hours to read, the numbers that are missing have then been missing since before: they are
-        not all waited for once more.
+        If a table takes hours to read, the numbers found missing later have been missing since this time, so that they
+        are not waited for all over again.
         """
         if memory.given_out is not None and self._last_number(state) < memory.given_out[0]:
             return memory
@@ -400,7 +401,7 @@ class Increasing:
     ) -> tuple[list[PositionedRow], bool, GapMemory]:
         """Read a page again, without the gaps that the stream's `where` makes.
 
-        The numbers are asked for first: a row that commits between the two queries is in the page, and not lost.
+        The numbers are read first: a row that commits between the two queries is then in the page, and not lost.
         """
         before, last = self._last_number(state), _numbers(rows)[-1]
         now = self._opened.run(self._dialect.read_clock)
@@ -412,7 +413,7 @@ class Increasing:
         return rows, is_longer, noted.up_to(reached).fill(_numbers(rows))
 
     def _last_number(self, state: CursorState) -> int:
-        """Return the number before the first that the next page may hold."""
+        """Return the number before the first one that the next page may contain."""
         position = state.position
         if position.value is None:
             return self._before_all
@@ -420,7 +421,7 @@ class Increasing:
 
     @property
     def _before_all(self) -> int:
-        """The number before the first that is given out."""
+        """The number before the first one that is assigned."""
         return (1 if self._column.seed is None else self._column.seed) - self._column.increment
 
     def _between(self, gaps: Sequence[Gap]) -> sa.ColumnElement[bool]:
@@ -431,7 +432,7 @@ class Increasing:
 
 
 def has_gaps(opened: OpenStream) -> bool:
-    """Tell whether missing numbers are waited for: only if the database itself gives them out, one for each row."""
+    """Tell whether missing numbers are waited for: only if the database itself assigns them, one for each row."""
     return opened.layout.is_numbered and opened.stream.gap_timeout_seconds > 0
 
 
@@ -444,8 +445,8 @@ def find_gaps(
 
     Args:
         at: When this query began.
-        step: No number is missing between two that are at most this far apart.
-        exact: The gaps may not be joined.
+        step: The largest distance between two numbers at which no number is missing between them.
+        exact: Whether the gaps must not be joined.
     """
     expression, bound = opened.pages.keyset.expressions[0], opened.source.dialect.bound
     column = opened.pages.keyset.columns[0]
@@ -465,10 +466,10 @@ def find_gaps(
     )
 
     def read(connection: sa.Connection) -> GapMemory:
-        found = memory
+        noted = memory
         for pairs in connection.execute(statement).partitions(STRETCHES_AT_ONCE):
-            found = found.note_stretches([(int(previous), int(number)) for previous, number in pairs], at, exact=exact)
-        return found
+            noted = noted.note_stretches([(int(previous), int(number)) for previous, number in pairs], at, exact=exact)
+        return noted
 
     return opened.run(read)
 
@@ -490,7 +491,7 @@ def _is_in(gaps: Sequence[Gap], scanned: Scanned) -> bool:
 
 
 def _is_beyond(value: Raw, ceiling: Raw) -> bool:
-    """Tell whether a time is later than another of the same form."""
+    """Tell whether a time is later than another time of the same form."""
     try:
         return parse_instant(str(value)).moment > parse_instant(str(ceiling)).moment
     except ValueError:

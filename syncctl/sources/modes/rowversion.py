@@ -1,4 +1,4 @@
-"""Mode rowversion: every change in the order in which SQL Server numbered it, below every open transaction."""
+"""Mode rowversion: read every change in the order of SQL Server's numbers, up to the lowest open transaction."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,10 +13,10 @@ from syncctl.sources.pages import PositionedRow, Where
 
 
 class Rowversion:
-    """Reads from the cursor up to a ceiling: a value is given out when a statement runs, and seen when it commits.
+    """Reads from the cursor up to a ceiling: a value is assigned when a statement runs, and visible when it commits.
 
-    Everything below `MIN_ACTIVE_ROWVERSION()` has been committed or rolled back. The ceiling is read in a statement of
-    its own before each page. (Microsoft, "MIN_ACTIVE_ROWVERSION".)
+    Every value below `MIN_ACTIVE_ROWVERSION()` has been committed or rolled back. The ceiling is read in a separate
+    statement before each page. (Microsoft, "MIN_ACTIVE_ROWVERSION".)
     """
 
     def __init__(self, opened: OpenStream) -> None:
@@ -26,7 +26,7 @@ class Rowversion:
         self._keyset = opened.pages.keyset
 
     def parse_cursor(self, text: str) -> Cursor:
-        """Return the cursor before all rows, after everything that is committed, or before a rowversion (0x0...7D1).
+        """Return the cursor before all rows, after all committed changes, or before a rowversion (0x0...7D1).
 
         Raises:
             ValueError: The text is not a rowversion, or the database has not reached it.
@@ -44,7 +44,7 @@ class Rowversion:
         """Yield the pages after a cursor, up to the ceiling.
 
         Raises:
-            SourceRestored: The database gives rowversions out again that were read before.
+            SourceRestored: The database assigns rowversions again that were read before.
         """
         state = self._opened.read_cursor(cursor)
         self._refuse_copy()
@@ -57,7 +57,7 @@ class Rowversion:
             yield make_page(rows, state.to_document())
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield every row, and tell which of them come after a cursor."""
+        """Yield every row, and mark those that come after a cursor."""
         position = Position() if cursor is None else self._opened.read_cursor(cursor).position
         return self._opened.scan(position, since)
 
@@ -66,7 +66,7 @@ class Rowversion:
         return self._opened.count([self._keyset.after(self._opened.read_cursor(cursor).position)])
 
     def warnings(self) -> tuple[str, ...]:
-        """Return nothing: the doctor asks for the age of the transaction that holds the ceiling back."""
+        """Return nothing: `doctor` asks for the age of the transaction that holds back the ceiling."""
         return ()
 
     def ceiling(self) -> str:
@@ -96,7 +96,7 @@ class Rowversion:
         return self._opened.run(self._read_ceiling)
 
     def _refuse_copy(self) -> None:
-        """Refuse a readable secondary: it does not know which transactions are open on the primary."""
+        """Refuse a readable secondary, which does not know the open transactions on the primary."""
         source, name = self._opened.source, self._opened.stream.name
         if self._opened.run(source.dialect.is_read_only_copy):
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Mode snapshot: the whole table, compared with the ledger; and the scan in key order that other modes share."""
+"""Mode snapshot: compare the whole table with the ledger; and the scan in key order, which other modes share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ READ, SWEEP = "read", "sweep"
 
 
 class KeyScan:
-    """Reads all rows of a condition in the order of the key; its cursor says how far it has come."""
+    """Reads all rows that meet a condition in the order of the key; its cursor says how far it has come."""
 
     def __init__(self, opened: OpenStream) -> None:
         self._opened = opened
@@ -29,16 +29,16 @@ class KeyScan:
         return self._opened.cursor_at(Position()).to_document()
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:  # noqa: ARG002
-        """Yield every row, none of them as ahead: only a cursor column can tell."""
+        """Yield every row, none marked as ahead, because only a cursor column can show that."""
         for rows in self._opened.walk():
             yield [Scanned(row=row.row, is_ahead=False) for row in rows]
 
     def count_behind(self, cursor: Cursor) -> int | None:  # noqa: ARG002
-        """Return how many rows there are: each is compared again."""
+        """Return how many rows there are, because each is compared again."""
         return self._opened.count([])
 
     def warnings(self) -> tuple[str, ...]:
-        """Return nothing: the layout's advice says it all."""
+        """Return nothing: the layout's advice is enough."""
         return ()
 
     def _walk_on(self, cursor: Cursor, where: Where = ()) -> Iterator[Page]:
@@ -53,9 +53,9 @@ class KeyScan:
 
 
 class Snapshot(KeyScan):
-    """Reads all rows; new and changed ones are logged. Then the poll asks which known rows are gone.
+    """Reads all rows, of which the poll logs new and changed ones; then the poll looks for known rows that are gone.
 
-    Both halves keep their place in the cursor document: `phase` is `read` or `sweep`, `rows` is how many were read.
+    Both halves keep their place in the cursor document: `phase` is `read` or `sweep`; `rows` is how many were read.
     """
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:

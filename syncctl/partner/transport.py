@@ -80,6 +80,19 @@ class _Request(aiohttp.ClientRequest):
             self.headers.pop("Content-Length", None)
 
 
+class _Response(aiohttp.ClientResponse):
+    """Lets a request that is still being sent go on after its response: aiohttp would stop sending it."""
+
+    def _response_eof(self) -> None:
+        if self._writer is None:
+            super()._response_eof()
+
+    async def finish_request(self) -> None:
+        """Wait until the request has left, or can no longer leave."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+
 class _Connector(aiohttp.TCPConnector):
     """Notes for a call that its connection is established, so that its bytes may be sent; and which ones are idle."""
 
@@ -218,7 +231,7 @@ class Transport:
         left = call_deadline.ends_at - asyncio.get_running_loop().time()
         async with asyncio.timeout(max(0.0, left)) as ending:
             try:
-                response = await session.request(
+                response: Any = await session.request(
                     method,
                     URL(self._origin + target, encoded=True),
                     # A large body is sent piece by piece, so that it does not delay concurrent calls.
@@ -241,7 +254,7 @@ class Transport:
                 raise NotHttpError("101, which was not requested")
             return await self._read_body(response, ending)
 
-    async def _read_body(self, response: aiohttp.ClientResponse, ending: asyncio.Timeout) -> Response:
+    async def _read_body(self, response: _Response, ending: asyncio.Timeout) -> Response:
         """Read a body up to the cap; the status is known even if the body breaks off."""
         error: Exception | None = None
         read = bytearray()
@@ -251,6 +264,9 @@ class Transport:
                 if not piece:
                     break
                 read += piece
+            if 200 <= response.status <= 299 and len(read) <= self._response_at_most:
+                # A partner that accepts a row before it has read it still needs the rest.
+                await response.finish_request()
         except Exception as cause:  # noqa: BLE001 - it is reported together with the status
             error = cause
         except asyncio.CancelledError:
@@ -309,6 +325,7 @@ class Transport:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 request_class=_Request,
+                response_class=_Response,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,

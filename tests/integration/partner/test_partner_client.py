@@ -98,6 +98,28 @@ def test_an_early_answer_to_a_large_body_is_read() -> None:
     assert (outcome.verdict, outcome.error) == (Verdict.REJECTED, "HTTP 413: too large")
 
 
+def test_a_partner_that_accepts_early_gets_the_whole_request() -> None:
+    """Fails where the answer ends the call: the record would be delivered, and its body cut off."""
+    has_all = threading.Event()
+
+    def script(peer: Peer) -> None:
+        for _ in range(2):
+            peer.sock.recv(1000, socket.MSG_PEEK)
+            peer.answer("200 OK", b"{}")
+            time.sleep(0.2)
+            peer.read_request()
+        has_all.set()
+
+    with HostilePartner(script) as server:
+        client = make_client(server.url)
+        outcomes = [client.send(client.prepare(make_record(n, payload={"text": "x" * 8_000_000}))) for n in (1, 2)]
+        has_all.wait(30)
+        client.close()
+    assert [outcome.verdict for outcome in outcomes] == [Verdict.ACCEPTED] * 2
+    assert all(len(request) > 8_000_000 for request in server.requests)
+    assert (server.connections, len(server.requests)) == (1, 2)
+
+
 def test_connections_are_kept_between_calls() -> None:
     with HostilePartner(answering("200 OK", b"fine")) as server:
         client = make_client(server.url)

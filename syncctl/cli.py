@@ -145,10 +145,18 @@ def main() -> NoReturn:
     """Run one command of syncctl and exit with its code."""
     # A third of a poll's CPU time went into looking for cycles among rows, which have none.
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
+    _open_closed_streams()
     exit_code = run(sys.argv[1:])
     # While Python ends, the handler would raise inside the libraries' own cleanup.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.exit(exit_code)
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed, as by `>&-`: libraries expect streams, and a connection would get the number of one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (until the process ends)
 
 
 def run(args: Sequence[str]) -> int:

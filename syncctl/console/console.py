@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -13,7 +13,7 @@ from syncctl.console.lines import draw_line, measure, wrap
 from syncctl.console.tables import Table, to_lines, to_plain
 from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, measure_terminal, paint
 from syncctl.core.safe_text import make_safe, make_safe_line
-from syncctl.errors import SyncctlError
+from syncctl.errors import SyncctlError, TroubleFound
 
 if TYPE_CHECKING:
     from syncctl.console.progress import ProgressLine
@@ -26,7 +26,8 @@ class Console:
     """Write answers to stdout and everything else to stderr.
 
     The streams are looked up at each call, so that a test or a redirection can replace them. If the reader of stdout
-    has gone away, the rest of the output is dropped silently; the exit code still says what the command did.
+    has gone away, the rest of the output is dropped silently; the exit code still says what the command did. Output
+    that cannot be written for another reason, such as a full disk, is an error.
     """
 
     def __init__(self) -> None:
@@ -163,10 +164,17 @@ class Console:
             with self._line.aside() if self._line and is_terminal(sys.stdout) else nullcontext():
                 sys.stdout.write(_fit(text, sys.stdout))
                 sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self.reader_gone = True
             # Otherwise Python would fail loudly on the rest of the buffer when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise TroubleFound(
+                    "cannot write the output",
+                    why=error.strerror or str(error),
+                    hint="make room where it is written; the command itself was carried out as far as it had come",
+                ) from error
 
     def say(self, text: str = "") -> None:
         """Write a line for the user to stderr; `--quiet` suppresses it.
@@ -276,8 +284,8 @@ class Console:
         try:
             sys.stderr.write(_fit(text, sys.stderr))
             sys.stderr.flush()
-        except (BrokenPipeError, ValueError):
-            # The reader of stderr has gone away, so there is nowhere to report it.
+        except (OSError, ValueError):
+            # Its reader has gone away, or its disk is full: there is nowhere to report it.
             return
 
 

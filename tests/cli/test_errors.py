@@ -114,6 +114,40 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert (popen.returncode, stderr) == (0, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_is_an_error_of_the_output_alone(tmp_path: Path, stream: str) -> None:
+    """Fails where output that cannot be written is a bug of syncctl, or a full stderr changes what the command did."""
+    script = RAISING.format(
+        statement="from syncctl.console import out; out.show('x' * 10_000); out.say('done')", args=["status"]
+    )
+    (tmp_path / ".env").write_text("")
+    with Path("/dev/full").open("w") as full:
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(), text=True, check=False, **streams
+        )
+    if stream == "stderr":
+        assert done.returncode == 0
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: cannot write the output\n  cause: No space left on device\n")
+
+
+def test_streams_that_were_closed_are_opened(tmp_path: Path) -> None:
+    """Fails where a closed stream is none: a worker ended, and a connection could be taken for stdout."""
+    script = """
+import os, sys
+sys.argv[1:] = ["--version"]
+import syncctl.cli as cli
+cli.run = lambda _: int([stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)] != [0, 1, 2])
+cli.main()
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], env=clean_environment(), check=False)
+    assert done.returncode == 0
+
+
 def test_a_service_that_is_away_is_exit_code_69(run_syncctl: Run, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"MONGO_URL=mongodb://root:{PASSWORD}@localhost:1/logs\n")
     result = run_syncctl("status", "--json", cwd=tmp_path)

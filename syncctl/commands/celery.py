@@ -22,8 +22,8 @@ log = get_logger(__name__)
 def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", debug: bool) -> ExitCode:
     """Run `worker` or `beat` until it is asked to stop.
 
-    The first Ctrl-C or SIGTERM lets the calls in progress finish. The second kills the worker and its processes, which
-    is safe because their leases expire, and ends this process with 130 or 143.
+    The first Ctrl-C or SIGTERM lets the calls in progress finish; so does a terminal that closes. The second kills the
+    worker and its processes, which is safe because their leases expire, and ends this process with 130 or 143.
 
     Args:
         program: `worker` or `beat`.
@@ -52,7 +52,7 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
     log.info(f"{program}.start", arguments=" ".join(arguments))
     # Until Celery has installed its own handler, SIGTERM simply ends this process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from celery.signals import worker_init, worker_shutting_down
+    from celery.signals import worker_init, worker_process_init, worker_shutting_down
     from click.exceptions import ClickException
 
     from syncctl.celery_app import make_app
@@ -69,6 +69,8 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
     worker_init.connect(lambda sender, **_: workers.append(sender), weak=False)
     worker_shutting_down.connect(lambda exitcode, **_: asked.append(exitcode), weak=False)
     worker_shutting_down.connect(_force_on_next_signal, weak=False)
+    worker_init.connect(_stop_on_hangup, weak=False)
+    worker_process_init.connect(_ignore_hangup, weak=False)
     # Celery writes a banner and its messages on Ctrl-C to stdout.
     sys.__stdout__ = Path(os.devnull).open("w")  # type: ignore[misc]  # noqa: SIM115
     try:
@@ -96,6 +98,32 @@ def _force_on_next_signal(**_: object) -> None:
     out.say("stopping after the calls in progress; press Ctrl-C again to stop at once")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _force)
+
+
+def _stop_on_hangup(sender: Any, **_: object) -> None:
+    """Let a terminal that closes stop a worker as SIGTERM does: Celery would cut its calls off, and start it anew.
+
+    A SIGHUP that was ignored, as by `nohup`, still is.
+    """
+    before = signal.getsignal(signal.SIGHUP)
+    install = sender.install_platform_tweaks
+
+    def install_signals(worker: Any) -> None:
+        install(worker)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if before == signal.SIG_IGN else _stop_once)
+
+    sender.install_platform_tweaks = install_signals
+
+
+def _stop_once(_number: int, _frame: FrameType | None) -> None:
+    # Both the terminal and its shell send it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _ignore_hangup(**_: object) -> None:
+    """Leave it to the worker to end its processes: a terminal sends SIGHUP to each of them."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _force(number: int, _frame: FrameType | None) -> NoReturn:

@@ -42,7 +42,9 @@ def test_a_graceful_stop_is_exit_code_0(
     assert command.wait() == 0, command.log
 
 
-def test_the_first_ctrl_c_lets_calls_end(
+@pytest.mark.parametrize("how", ["interrupt", "hang_up"])
+def test_the_first_ctrl_c_and_a_terminal_that_closes_let_calls_end(
+    how: str,
     run_syncctl: Run,
     start_syncctl: Start,
     settings_dir: Path,
@@ -54,7 +56,7 @@ def test_the_first_ctrl_c_lets_calls_end(
     run_syncctl("poll", "--once", cwd=settings_dir)
     worker = start_syncctl("worker", "--concurrency", "2", cwd=settings_dir)
     eventually(partner.calls)
-    worker.interrupt()
+    getattr(worker, how)()
     assert worker.wait() == 0, worker.log
     counts = run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]["counts"]
     assert counts["sending"] == 0

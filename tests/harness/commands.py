@@ -231,6 +231,10 @@ class RunningCommand:
         """Press Ctrl-C once."""
         self.child.send(signal.SIGINT)
 
+    def hang_up(self) -> None:
+        """Send SIGHUP to it and its processes, as a terminal that closes does."""
+        os.killpg(self.pid, signal.SIGHUP)
+
     def kill(self) -> None:
         """Kill it and everything it started (SIGKILL)."""
         self.child.kill()

@@ -147,8 +147,10 @@ def main() -> NoReturn:
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
     _open_closed_streams()
     exit_code = run(sys.argv[1:])
-    # While Python ends, the handler would raise inside the libraries' own cleanup.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # While Python ends, the handlers would raise inside the libraries' own cleanup.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     sys.exit(exit_code)
 
 

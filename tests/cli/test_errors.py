@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,22 @@ def test_sigterm_is_exit_code_143_and_cleans_up(tmp_path: Path) -> None:
     done = fail_with(statement, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
     assert marker.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_ends_shows_no_traceback(number: signal.Signals) -> None:
+    """Fails where a second Ctrl-C raises in what a library does at exit."""
+    script = f"""
+import atexit, os, sys
+sys.argv[1:] = ["--version"]
+from syncctl.cli import main
+atexit.register(lambda: os.kill(os.getpid(), {int(number)}))
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (-number, "")
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

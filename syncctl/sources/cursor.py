@@ -137,21 +137,27 @@ class CursorState:
         return document if self.floor is None else {**document, "floor": write_position(self.floor)}
 
 
-def read_cursor(cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: int) -> CursorState:
+def read_cursor(
+    cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: int, holds_text: bool = False
+) -> CursorState:
     """Return the values of a cursor document.
 
     Args:
         column: The present cursor column of the stream.
         ties: How many key columns the stream now has beside the cursor column.
+        holds_text: Whether the cursor column is now declared as text.
 
     Raises:
-        SourceError: The document belongs to another mode, cursor column or key.
+        SourceError: The document belongs to another mode, cursor column or key, or is a number where there is text now.
     """
     position, floor = read_position(cursor, stream), cursor.get("floor")
     if cursor.get("mode") != mode or cursor.get("column") != column:
         raise _changed(stream, f"it was read by {cursor.get('column')} ({cursor.get('mode')}), now {column} ({mode})")
     if position.key is not None and len(position.key) != ties:
         raise _changed(stream, "its key has another number of columns now")
+    if holds_text and isinstance(position.value, int | float | Decimal):
+        # As text, 10 comes before 9: rows after the cursor would be passed over (invariant 12).
+        raise _changed(stream, f"it is the number {position.text}, and {column} holds text now, which sorts otherwise")
     return CursorState(
         mode=mode, column=column, position=position, floor=read_position(floor, stream) if floor else None
     )

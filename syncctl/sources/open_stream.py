@@ -98,7 +98,7 @@ class OpenStream:
         """Return the values of a cursor document.
 
         Raises:
-            SourceError: The document belongs to another mode, column or key.
+            SourceError: The document belongs to another mode, column, type of column or key.
         """
         return read_cursor(
             cursor,
@@ -106,6 +106,7 @@ class OpenStream:
             mode=self.layout.mode,
             column=self.layout.cursor_name,
             ties=len(self.layout.order) - 1,
+            holds_text=self.layout.cursor is not None and isinstance(self.layout.cursor.type, sa.String),
         )
 
     def scan(self, new_after: Position, since: Cursor | None = None) -> Iterator[list[Scanned]]:

@@ -93,6 +93,23 @@ def test_another_key_is_refused(polled: Testbed) -> None:
     assert "a place in rows with the key id" in error
 
 
+def test_a_cursor_column_that_holds_text_now_is_refused(testbed: Testbed, source_db: SourceDb) -> None:
+    """Fails where a number is compared with text: rows after the cursor are passed over."""
+    source_db.execute("create table counted (id integer primary key, n integer)")
+    source_db.execute("insert into counted values (1, 8), (2, 9)")
+    testbed.change_stream(table="counted", mode="increasing", cursor="n")
+    assert testbed.poll().read == 2
+    source_db.execute("alter table counted rename to counted_before")
+    source_db.execute("create table counted (id integer primary key, n varchar(10))")
+    source_db.execute("insert into counted select * from counted_before")
+    source_db.execute("insert into counted values (3, 10)")
+    run = testbed.poll()
+    assert "it is the number 9, and n holds text now" in str(run.error)
+    assert "syncctl rewind orders --to beginning" in str(run.hint)
+    rewind(testbed, "beginning")
+    assert (testbed.poll().read, testbed.poll().error) == (3, None)
+
+
 def test_rows_that_where_newly_includes_are_told_of_until_they_are_read(polled: Testbed, source_db: SourceDb) -> None:
     polled.change_stream(where="id > 8")
     rewind(polled, "beginning")

@@ -1,1 +1,1 @@
-"""One file per verb: parse, call one use case, render."""
+"""The commands, one file each: parse the arguments, call one use case, render its result."""

@@ -1,4 +1,4 @@
-"""`syncctl alerts`, `alerts check`, `alerts test`: what fires, a check for cron, and a test of the channels."""
+"""`syncctl alerts`, `alerts check`, `alerts test`: list alerts, check the rules from cron, and test the channels."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

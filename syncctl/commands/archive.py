@@ -85,12 +85,12 @@ def show(
 
     records = find_archived(_find_directory(load(ctx), archive), record, warn=out.warn)
     if as_json:
-        out.print_json({"records": [to_public_record(found) for found in records]})
+        out.print_json({"records": [to_public_record(archived) for archived in records]})
         return
-    for number, found in enumerate(records):
+    for number, archived in enumerate(records):
         if number:
             out.show("")
-        show_record(found)
+        show_record(archived)
 
 
 @app.command(short_help="List archived records")
@@ -156,7 +156,7 @@ def _find_directory(settings: "Settings", flag: str | None) -> Path:
     """Return the directory of the archive.
 
     Raises:
-        UsageError: None is named.
+        UsageError: Neither `--archive` nor the settings name one.
     """
     if flag is not None:
         return Path(flag)

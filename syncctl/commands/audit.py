@@ -102,14 +102,14 @@ def _show(entries: Iterator[Mapping[str, Any]]) -> None:
 
 
 def _describe_end(entry: Mapping[str, Any]) -> str | None:
-    """Return what is remarkable about the end of an operation; None if it ended as it should."""
+    """Return `not ended` or the error of an operation; None if it ended without an error."""
     if entry.get("ended_at") is None:
         return _ENDLESS
     return entry.get("error")
 
 
 def _describe(entry: Mapping[str, Any]) -> str:
-    """Return the details of an entry as text, without those that are empty."""
+    """Return the details of an entry as text, leaving out empty ones."""
     detail = {**(entry.get("detail") or {})}
     detail |= detail.pop("deleted", None) or {}
     return " ".join(

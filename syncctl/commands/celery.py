@@ -38,7 +38,7 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
         InternalError: Celery ended unexpectedly.
     """
     for argument in arguments:
-        # Celery would read it as a part of its configuration, which is syncctl's own.
+        # Celery would read such an argument as configuration, which only syncctl may set.
         if "=" in argument and not argument.startswith("-"):
             raise UsageError(
                 f"{argument!r} is not an option of Celery's {program}",
@@ -58,10 +58,11 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
     from syncctl.celery_app import make_app
 
     app = make_app(settings)
-    # A ledger that is away is waited for; one that belongs to another project is not this worker's.
+    # An unreachable ledger is not an error here, because the worker waits for it; a ledger of another project is.
     with suppress(ServiceUnavailable):
         app.seal.refresh()
-    # Celery's Beat cannot be stopped while it first imports these modules: its handler would re-enter the import.
+    # Import these modules now: while Beat first imports them, it cannot be stopped, because its signal handler would
+    # re-enter the import.
     app.loader.import_default_modules()
     _ = app.backend
     workers: list[Any] = []
@@ -84,7 +85,7 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
     except SystemExit as error:
         code = error.code
     for worker in workers:
-        # Celery keeps the code to itself. After Ctrl-C it is 1, which the signal that was sent foretells.
+        # Celery does not return the worker's exit code. After Ctrl-C it is 1, as `worker_shutting_down` announced.
         if not (asked and worker.exitcode in (None, asked[-1])):
             code = code or worker.exitcode or int(ExitCode.BUG)
     if code in (None, 0):

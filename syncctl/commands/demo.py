@@ -1,4 +1,4 @@
-"""`syncctl demo`: deliver rows on this machine to an unreliable partner, and account for every one."""
+"""`syncctl demo`: deliver rows on this machine to an unreliable partner, and account for every row."""
 
 import shlex
 from dataclasses import replace

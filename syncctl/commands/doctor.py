@@ -23,7 +23,7 @@ _WORDS = {"ok": "ok", "warn": "with a warning", "fail": "failed", "skip": "skipp
 
 
 def complete_check(incomplete: str) -> list[str]:
-    """Return the groups of checks that begin like a word."""
+    """Return the groups of checks whose names begin with an incomplete word."""
     from syncctl.doctor.groups import GROUPS
 
     return [name for name in GROUPS if name.startswith(incomplete)]
@@ -122,7 +122,7 @@ def _show(checks: "Sequence[Check]") -> None:
 
 
 def choose_signs(stream: TextIO) -> Mapping[str, str]:
-    """Return the sign of each status that a stream can carry."""
+    """Return a sign for each status: plain ASCII ones if the stream's encoding lacks the others."""
     return _SIGNS if _can_carry(stream, "".join(_SIGNS.values())) else _PLAIN_SIGNS
 
 

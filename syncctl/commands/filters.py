@@ -1,4 +1,4 @@
-"""The filters by which commands select records: one name and one meaning each, wherever they are taken."""
+"""The filters by which commands select records; each has the same name and meaning in every command."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ _SHOWN_AT_MOST = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filters:
-    """The filters of one command line, read and checked as far as that needs no connection."""
+    """The filters of one command line, read and checked as far as possible without a connection."""
 
     streams: tuple[str, ...] | None
     states: tuple[str, ...]
@@ -63,10 +63,10 @@ class Filters:
         """Return the selection that these filters describe.
 
         Args:
-            ids: Ids of records, or the beginnings of some.
+            ids: Ids of records, or the beginnings of ids.
 
         Raises:
-            UsageError: A stream, an id or the beginning of a fingerprint names nothing, or several things.
+            UsageError: A stream does not exist, or several ids or fingerprints begin with the given text.
         """
         from syncctl.pipeline.selection import Selection, complete_ids
 
@@ -105,11 +105,11 @@ def read_filters(
     """Return the filters of a command line.
 
     Args:
-        allowed: The states of which the command takes records.
-        by_default: The states without `--state` and `--error`.
+        allowed: The states whose records the command accepts.
+        by_default: The states that are selected if neither `--state` nor `--error` is given.
 
     Raises:
-        UsageError: A filter has a value that it cannot have.
+        UsageError: The value of a filter is invalid.
     """
     chosen = choose_states(states, allowed=allowed, by_default=(State.FAILED.value,) if error else by_default)
     mark = None if error is None else read_fingerprint(error, chosen)
@@ -121,10 +121,10 @@ def read_filters(
 def choose_states(
     states: Sequence[str] | None, *, allowed: Sequence[str] = SELECTABLE, by_default: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return the given states, each once.
+    """Return the given states without duplicates, or the default if none is given.
 
     Raises:
-        UsageError: There is no such state, or the command takes no records in it.
+        UsageError: A state does not exist, or the command does not accept records in it.
     """
     for state in states or ():
         if state not in allowed:
@@ -137,7 +137,7 @@ def read_fingerprint(text: str, states: Sequence[str]) -> str:
     """Return the fingerprint of an error, or its first digits, in lower case.
 
     Raises:
-        UsageError: It is not a fingerprint, or incomplete and the states require a complete one.
+        UsageError: The text is not a fingerprint, or it is incomplete and the states require a complete one.
     """
     mark = text.strip().lower()
     if _FINGERPRINT.fullmatch(mark) is None:
@@ -156,10 +156,10 @@ def read_fingerprint(text: str, states: Sequence[str]) -> str:
 
 
 def complete_fingerprint(beginning: str, known: Sequence[str]) -> str:
-    """Return the only fingerprint with these first digits, or the digits themselves if there is none.
+    """Return the only known fingerprint that begins with these digits, or the digits themselves if none does.
 
     Raises:
-        UsageError: There are several.
+        UsageError: Several fingerprints do.
     """
     matches = sorted(mark for mark in known if mark.startswith(beginning))
     if len(matches) > 1:
@@ -174,7 +174,7 @@ def complete_fingerprint(beginning: str, known: Sequence[str]) -> str:
 
 
 class Listing:
-    """Documents, at most so many, and whether there are more."""
+    """Iterates over a limited number of documents, and then knows whether there are more."""
 
     def __init__(self, documents: Iterator[Mapping[str, Any]], at_most: int | None) -> None:
         self._documents = documents
@@ -187,10 +187,10 @@ class Listing:
 
 
 def choose_actions(actions: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the given kinds of audit entries, each once.
+    """Return the given kinds of audit entries without duplicates.
 
     Raises:
-        UsageError: There is no such kind.
+        UsageError: A kind does not exist.
     """
     from syncctl.ledger.audit import ACTIONS
 
@@ -206,7 +206,7 @@ def choose_actions(actions: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def merge_streams(positional: Sequence[str] | None, option: Sequence[str] | None) -> list[str] | None:
-    """Return the streams that were named as arguments or with `--stream`; None if none was."""
+    """Return the streams that were named as arguments or with `--stream`; None if there are none."""
     return [*(positional or ()), *(option or ())] or None
 
 
@@ -214,7 +214,7 @@ def require_stream(positional: str | None, option: str | None, *, command: str) 
     """Return the one stream that was named as an argument or with `--stream`.
 
     Raises:
-        UsageError: None was, or two were.
+        UsageError: No stream was named, or two different ones were.
     """
     if positional is not None and option is not None and positional != option:
         raise UsageError(

@@ -14,7 +14,7 @@ from syncctl.errors import ExitCode, TroubleFound, UsageError
 
 
 class Role(StrEnum):
-    """What a process of syncctl does."""
+    """The role of a syncctl process."""
 
     WORKER = "worker"
     BEAT = "beat"

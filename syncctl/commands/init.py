@@ -23,10 +23,12 @@ _STREAM_FLAGS = ("table", "cursor", "mode", "key", "start", "endpoint")
 
 @dataclass(kw_only=True, slots=True)
 class Initialised:
-    """The result of `init`. `indexes` is None if it did not reach the ledger."""
+    """The result of `init`."""
 
     directory: str
+    #: The names of the files that were written.
     written: list[str] = field(default_factory=list)
+    #: The indexes that were created; None if `init` did not reach the ledger.
     indexes: list[str] | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -143,7 +145,7 @@ def init(
 
 
 def _converse(directory: Path, done: Initialised) -> "Answers | None":
-    """Ask for everything, write it, and return the answers; None if they are not to be written.
+    """Ask for everything, write it, and return the answers; None if the user declines to write them.
 
     Raises:
         UsageError: the input ended, or the directory cannot be written.
@@ -255,7 +257,7 @@ def _warn_of_overruled(values: Mapping[str, str], done: Initialised) -> None:
 def _gather_values(
     directory: Path, flags: Mapping[str, str | None], *, force: bool, done: Initialised
 ) -> dict[str, str]:
-    """Return the values to write to `.env`: those of flags, and those of the environment that it lacks.
+    """Return the values to write to `.env`: those of flags, and those of the environment that `.env` lacks.
 
     Raises:
         UsageError: a flag contradicts `.env`, and --force was not given.
@@ -284,7 +286,7 @@ def _check_agreement(env: "DotenvFile", flag: str, name: str, value: str, *, for
     """Check that a flag does not contradict `.env`, unless forced.
 
     Raises:
-        UsageError: it contradicts it.
+        UsageError: the flag contradicts `.env`.
     """
     variable = env.find(name)
     if variable is None or (variable.upper() == name and (force or env.get(variable) == value)):

@@ -32,7 +32,7 @@ _LETTERS = str.maketrans(
     {**_WHOLE_LETTERS, **{letter.upper(): plain.upper() for letter, plain in _WHOLE_LETTERS.items() if letter != "ß"}}
     | {"ẞ": "SS"}
 )
-"""Latin letters that Unicode does not take apart into an ASCII letter and its marks."""
+"""Latin letters that Unicode does not decompose into an ASCII letter and its marks."""
 
 
 def inspect(
@@ -119,10 +119,10 @@ def inspect(
 
 
 def _check_flags(table: str | None, *, write: bool, start: str | None, **flags: Any) -> None:
-    """Check that flags come with the argument or flag that they need.
+    """Check that each flag comes with the argument or flag that it needs, and the name of the stream.
 
     Raises:
-        UsageError: it is missing.
+        UsageError: an argument or flag is missing, or the name is invalid.
     """
     from syncctl.settings.field_types import check_name
 
@@ -167,7 +167,7 @@ class Section:
     children: str
 
     def render(self) -> str:
-        """Return it as TOML."""
+        """Return the section as TOML."""
         from syncctl.settings.render import render_stream
 
         return render_stream(self.name, self.values, self.remarks) + self.children
@@ -215,7 +215,7 @@ def propose_section(
 
 
 def propose_row_path(stream: str, key: Sequence[str]) -> str | None:
-    """Return the path of one row, with every column of its key; None without a key that a path can hold."""
+    """Return the path of one row, with every column of its key; None if a path cannot hold the key."""
     from syncctl.partner.endpoint import add_columns
 
     return add_columns(f"/{stream}", key) if key else None

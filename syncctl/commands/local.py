@@ -167,7 +167,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
 
 
 def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
-    """Return the next useful command: to save the URLs, unless the settings have them."""
+    """Return the next useful command: the one that saves the URLs, unless the settings already have them."""
     from syncctl.settings.dotenv_file import DotenvFile
 
     try:
@@ -189,8 +189,8 @@ def _check_saved(ctx: typer.Context, *, force: bool) -> None:
     """Check that `.env` has no URLs of other servers, unless they may be replaced.
 
     Raises:
-        UsageError: it has.
-        ConfigurationError: it cannot be read.
+        UsageError: `.env` has such a URL, and it may not be replaced.
+        ConfigurationError: `.env` cannot be read.
     """
     from syncctl.local.daemons import is_own_url
     from syncctl.settings.dotenv_file import DotenvFile
@@ -210,7 +210,7 @@ def _check_saved(ctx: typer.Context, *, force: bool) -> None:
 
 
 def _save(ctx: typer.Context, daemons: "Daemons") -> None:
-    """Write the URLs that `.env` does not have yet; one of these servers on another port keeps its database.
+    """Write the URLs that `.env` lacks; if one of these servers has a new port, its URL keeps its database.
 
     Raises:
         UsageError: `.env` cannot be written.
@@ -237,17 +237,17 @@ def _save(ctx: typer.Context, daemons: "Daemons") -> None:
 
 
 def _find_place(url: str) -> str:
-    """Return user, password, host and port of a URL; both names of the loopback give the same result."""
+    """Return user, password, host and port of a URL; `127.0.0.1` and `localhost` give the same result."""
     return urlsplit(url).netloc.replace("127.0.0.1", "localhost")
 
 
 def _refuse_readable_output(hint: str) -> None:
-    """Check, before anything else, that no other user can read the file that is to get the passwords.
+    """Check, as the first step, that no other user can read the file to which the passwords will be written.
 
-    Taking the rights off it would not help: whoever has it open already reads what is written later.
+    Restricting the file's permissions would not help: a process that already has it open could read them later.
 
     Raises:
-        UsageError: one can.
+        UsageError: another user can read it.
     """
     try:
         state = os.fstat(sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`syncctl metrics`: the state of everything, as Prometheus reads it."""
+"""`syncctl metrics`: metrics for Prometheus, printed once or served over HTTP."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated

@@ -156,7 +156,7 @@ def resume(
 
 
 def _find_paused(connections: "Connections", streams: Sequence[str]) -> dict[str, dict[str, bool]]:
-    """Return what of these streams is paused now."""
+    """Return for each stream whether its deliveries and its polls are paused now."""
     ledger = connections.ledger
     return {
         name: {
@@ -171,10 +171,10 @@ def _parse_end(text: str, now: datetime) -> datetime:
     """Return the time at which a pause ends: a duration from now, a time of day, or a time; local if it has no zone.
 
     Args:
-        now: MongoDB's time, by which it will be judged.
+        now: MongoDB's current time; the end of the pause is judged by MongoDB's clock.
 
     Raises:
-        UsageError: It is none of these, or not in the future.
+        UsageError: The text is none of these, or the time is not in the future.
     """
     end = _read_end(text.strip(), now)
     if end is None:
@@ -240,7 +240,7 @@ class _Chosen:
 
 
 def _choose(connections: "Connections", streams: list[str] | None, partners: list[str] | None) -> _Chosen:
-    """Return the named streams and partners; an empty choice must not mean all of them by mistake.
+    """Return the named streams and partners; an empty choice is refused, so that it never means all by mistake.
 
     Raises:
         UsageError: none is named, or one does not exist.

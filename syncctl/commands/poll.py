@@ -146,7 +146,7 @@ def _poll_with_progress(connections: "Connections", name: str, stop: StopSignal)
 
 
 def _keep_polling(connections: "Connections", streams: Sequence[str], stop: StopSignal) -> ExitCode:
-    """Poll each stream at its interval; a stream that is leased elsewhere or fails is polled again at its next one."""
+    """Poll each stream at its interval; one that fails or is leased elsewhere is polled again after its interval."""
     from syncctl.wiring import row_path
 
     every = {name: connections.settings.stream(name).poll_every_seconds for name in streams}

@@ -1,4 +1,4 @@
-"""Show previewed requests: as HTTP and `curl` for a person, as one object each in JSON."""
+"""Show previewed requests, as HTTP and `curl` for a person or as JSON objects."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def _show(preview: "Preview") -> None:
         f"{name}={value if isinstance(value, str) else to_line(value)}" for name, value in preview.key.items()
     )
     deleted = " (deleted)" if preview.op == "delete" else ""
-    # A shell that is given all of this reads comments, then one command.
+    # Remarks begin with #, so that a shell into which they are pasted takes them as comments.
     out.show(make_safe_line(f"# {preview.stream} {key}{deleted}"))
     if preview.mapping_changed:
         out.show("# the mapping has changed since: this request was never sent, but a replay would send it")

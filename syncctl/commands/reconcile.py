@@ -1,4 +1,4 @@
-"""`syncctl reconcile`: compare the source with the ledger, and log rows it lacks."""
+"""`syncctl reconcile`: compare the source with the ledger, and log the rows that the ledger lacks."""
 
 from typing import TYPE_CHECKING, Annotated
 

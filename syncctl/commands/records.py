@@ -75,7 +75,7 @@ def records(
     from syncctl.pipeline.selection import list_records
 
     at_most = limit if limit is not None or as_json or as_csv else LISTED_BY_DEFAULT
-    # One more tells whether there are more.
+    # One record beyond the limit shows whether there are more.
     filters = read_filters(
         streams=stream, states=state, by_default=SELECTABLE, error=error, key=key, since=since, until=until,
         limit=None if at_most is None else at_most + 1,
@@ -97,7 +97,7 @@ def records(
 
 
 def _count(listing: Listing, show: Callable[[int], None]) -> Iterator[Mapping[str, Any]]:
-    """Yield the records, and say how many there were so far."""
+    """Yield the records, and report the number of them so far."""
     for number, record in enumerate(listing, start=1):
         yield record
         show(number)
@@ -116,7 +116,7 @@ def to_public(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_key(key: Mapping[str, Any]) -> str:
-    """Return a key as `--key` takes it."""
+    """Return a key in the form that `--key` accepts."""
     return str(next(iter(key.values()))) if len(key) == 1 else show_key(key)
 
 
@@ -139,7 +139,7 @@ def _to_csv_row(record: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def show_table(listing: Iterable[Mapping[str, Any]], *, next_command: str = "syncctl show") -> None:
-    """Write a table for each so many records, so that memory does not grow with their number."""
+    """Write one table for each `ROWS_AT_ONCE` records, so that memory does not grow with their number."""
     columns = _SHORT_COLUMNS if out.is_watched() else _COLUMNS
     rows = iter(listing)
     first: Mapping[str, Any] | None = None
@@ -161,6 +161,6 @@ def show_table(listing: Iterable[Mapping[str, Any]], *, next_command: str = "syn
 
 
 def shorten_id(record_id: str) -> str:
-    """Return the beginning of an id that is enough to name its record, as long as no other begins with it."""
+    """Return the beginning of an id, which is enough to name its record unless another id begins with it too."""
     stream, _, digits = record_id.rpartition("-")
     return f"{stream}-{digits[:_SHORT_ID_DIGITS]}"

@@ -112,7 +112,7 @@ def replay(
 
 
 def _warn_of_outdated_workers(connections: "Connections") -> None:
-    """Say which workers would send the records by settings or a schema that were changed since they started."""
+    """Warn of workers that would send the records with other settings, another schema or another version."""
     from syncctl.wiring.operators import find_outdated_workers
 
     for worker in find_outdated_workers(connections):
@@ -131,14 +131,14 @@ def _explain_nothing(selection: "Selection") -> None:
 
 
 def _wait_until_finished(connections: "Connections", ids: list[str], *, seconds: float) -> ExitCode:
-    """Wait until every record is finished, and show their states; a record that failed again means trouble.
+    """Wait until every record is finished, and show their states; return TROUBLE if a record failed again.
 
-    While waiting, show what delays them whenever it changes.
+    While waiting, show the obstacle that delays them whenever it changes.
     """
     until = time.monotonic() + seconds
     obstacle: str | None = None
     looked_at: float | None = None
-    # An id is the name of its stream and a hash.
+    # An id consists of the stream's name and a hash.
     streams = {record_id.rpartition("-")[0] for record_id in ids}
     with (
         StopSignal(notice="no longer waiting; the records are still being delivered") as stop,
@@ -175,7 +175,7 @@ def _count_left(counts: Mapping[str, int]) -> int:
 
 
 def _find_obstacle(connections: "Connections", streams: Collection[str]) -> str | None:
-    """Describe what prevents records of these streams from being sent, None if nothing does."""
+    """Return the obstacle that keeps records of these streams from being sent; None if there is none."""
     from syncctl.wiring.operators import read_status
 
     status = read_status(connections)

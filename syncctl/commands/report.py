@@ -38,7 +38,7 @@ _ERROR_COLUMNS = ("fingerprint", "status", "message", "count", "sample_id")
 
 
 class By(StrEnum):
-    """What one row of the report summarises."""
+    """The way in which the rows of the report are grouped."""
 
     HOUR = "hour"
     DAY = "day"
@@ -153,7 +153,7 @@ def parse_zone(name: str) -> tzinfo:
     """Return the time zone with an IANA name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such zone.
     """
     try:
         return load_zone(name)
@@ -221,7 +221,7 @@ def make_page(drawn: "DrawnReport", *, zone: tzinfo, streams: Sequence[str], fai
 
 
 def write_page(file: Path, html: str) -> None:
-    """Write a page beside its place and then into it, so that no reader sees half of it.
+    """Write a page to a draft beside the file and then replace the file, so that no reader sees half a page.
 
     Raises:
         UsageError: it cannot be written.
@@ -242,7 +242,7 @@ def _name_period(result: "Report", zone: tzinfo) -> str:
 
 
 def _cells(row: Any, columns: Sequence[str], zone: tzinfo) -> list[Any]:
-    """Return the cells of a row, times in the zone."""
+    """Return the cells of a row, with times in the zone."""
     values = [row.get(name) for name in columns]
     return [format_in_zone(value, zone) if isinstance(value, datetime) else value for value in values]
 
@@ -254,7 +254,7 @@ def _print_csv(result: "Report", by: By, zone: tzinfo) -> None:
 
 
 def _show(result: "Report", by: By, *, zone: tzinfo = UTC, failed_now: int) -> None:
-    """Write the tables, and below them a note on failures that no longer exist.
+    """Write the tables, and below them a note if some of the failures have been resolved since.
 
     Args:
         failed_now: How many of the records that failed in this period are still failed.
@@ -308,9 +308,9 @@ def _show_rows(result: "Report", by: By, zone: tzinfo) -> None:
 
 
 def _show_comparison(result: "Report", by: By, zone: tzinfo) -> None:
-    """Write what has changed since the period before, by stream where the rows are streams."""
+    """Write the changes since the period before, also for each stream if the rows are streams."""
     before = result.compare
-    assert before is not None  # noqa: S101 - the caller has looked
+    assert before is not None  # noqa: S101 - the caller has checked
     pairs = [("total", result.totals, before.totals)]
     if by is By.STREAM and len(result.rows) > 1:
         earlier = {row["stream"]: row for row in before.rows}

@@ -24,7 +24,7 @@ def load(ctx: typer.Context, *, acts: bool = False) -> "Settings":
     """Read the settings of this call, and redact their secrets in the log from now on.
 
     Args:
-        acts: The command changes something, which must be of a project that somebody has named.
+        acts: Whether the command changes something, which requires that a project is configured.
 
     Raises:
         ConfigurationError: a setting is missing, unknown or wrong, or `acts` and there is no configuration at all.
@@ -46,12 +46,13 @@ def open_session(ctx: typer.Context, *, acts: bool = False) -> Iterator["Connect
     """Open the connections of one command; each connects at its first use.
 
     Args:
-        acts: The command changes something, which must belong to this project.
+        acts: Whether the command changes something, which requires that the ledger belongs to this project.
 
     Raises:
         ConfigurationError: a setting is missing, unknown or wrong; or `acts`, and there is no configuration, or the
             ledger belongs to another project.
-        ServiceUnavailable: a service that the command needs cannot be reached; where nothing is configured, it says so.
+        ServiceUnavailable: a service that the command needs cannot be reached; if nothing is configured, its hint says
+            so.
     """
     settings = load(ctx, acts=acts)
     from syncctl.wiring.operators import open_connections

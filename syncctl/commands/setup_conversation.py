@@ -1,6 +1,6 @@
 """The conversation of `syncctl init` on a terminal.
 
-Each answer is tried at once, on the real service. Nothing is written here: `init` writes what was answered.
+Each answer is tried at once, on the real service. Nothing is written here: `init` writes the answers.
 """
 
 import re
@@ -45,16 +45,16 @@ _CONNECTIONS = {
 
 @dataclass(kw_only=True, slots=True)
 class Answers:
-    """What was answered; none of it is written yet."""
+    """The user's answers, which are not written yet."""
 
     #: Variables for `.env`.
     values: dict[str, str] = field(default_factory=dict)
-    #: The new stream; None if none was wanted.
+    #: The new stream; None if the user chose no table.
     section: "Section | None" = None
 
 
 def converse(directory: Path) -> Answers | None:
-    """Ask for the connections and a stream; return the answers, or None if they are not to be written.
+    """Ask for the connections and a stream; return the answers, or None if the user declines to write them.
 
     Raises:
         EOFError: The input ended.
@@ -105,7 +105,7 @@ class _Conversation:
     # The connections.
 
     def _connect(self, key: str, name: str, look: "Callable[[Services, str], Finding]") -> bool:
-        """Ask for a connection until it works; return whether it does."""
+        """Ask for the URL of a connection until it works or the user skips it; return whether it works."""
         out.say(f"\n{_CONNECTIONS[key]}")
         value, origin = self._find_value(key, name)
         variable, default = key.upper(), "" if origin else value
@@ -140,7 +140,7 @@ class _Conversation:
                 return True
 
     def _say_kept_overruled(self, variable: str) -> None:
-        """Say so if `.env` has another value for this variable than the environment, which is in force."""
+        """Warn if `.env` has another value for this variable than the environment, which takes precedence."""
         from syncctl.settings.dotenv_file import DotenvFile
 
         env = DotenvFile(self._directory)
@@ -158,7 +158,7 @@ class _Conversation:
         return value or "", (origin or "") if value else ""
 
     def _try(self, look: "Callable[[Services, str], Finding]", name: str) -> bool:
-        """Try the answers so far on the service, show how it went, and return whether it works."""
+        """Try the answers so far on the service, show the result, and return whether the service works."""
         from syncctl.doctor.check import Status, explain, failed
         from syncctl.doctor.examination import Services
 
@@ -196,7 +196,7 @@ class _Conversation:
         return bool(token)
 
     def _ask_for_better_token(self, partner: str) -> None:
-        """Ask for another token as long as the partner refuses the one that there is."""
+        """Ask for another token as long as the partner refuses the present one."""
         while partner == "default" and self._finding is not None and _REFUSED.search(self._finding.detail):
             if not self._ask_token("  Another token (hidden; Enter keeps the present one): "):
                 return
@@ -205,7 +205,7 @@ class _Conversation:
     # The stream.
 
     def _ask_stream(self, source: str, partner: str) -> "Section | None":
-        """Ask which table is read, how and from where; None without a table."""
+        """Ask which table to read, how and from where; return None if the user chooses no table."""
         table = self._ask_table(source)
         if table is None:
             return None
@@ -245,7 +245,7 @@ class _Conversation:
                 _show_error(error)
 
     def _ask_key(self, source: str, table: "InspectedTable") -> "InspectedTable":
-        """Ask for the columns that identify a row, if the catalog does not tell."""
+        """Ask for the columns that identify a row, if the catalog has no key."""
         while not table.key:
             text = out.ask("  It has no key. Columns that identify a row, with commas between them: ")
             try:
@@ -326,7 +326,7 @@ class _Conversation:
         """Say how many rows the first poll sends.
 
         Raises:
-            SyncctlError: The start is none, or the table cannot be read as it is chosen.
+            SyncctlError: The start is invalid, or the table cannot be read in the chosen way.
         """
         from syncctl.sources.reader import StreamReader
 
@@ -357,7 +357,7 @@ class _Conversation:
         _show(finding, settings.secrets())
 
     def _confirm(self) -> bool:
-        """Show what would be written, and ask."""
+        """Show the text that would be written, and ask for consent."""
         values, section = self._answers.values, self._answers.section
         out.say("\nTo write")
         out.say(f"  .env (only you can read it): {', '.join(values) or 'the values that it lacks'}")
@@ -413,7 +413,7 @@ def _say_overruled(values: Mapping[str, str]) -> None:
 
 
 def _ask_password(url: str) -> str:
-    """Return a URL with its password: in the place of `***`, or behind a user that has none."""
+    """Return a URL with the password that is asked for: in place of `***`, or after a user without one."""
     if REDACTED in url:
         password = out.ask_secret("  Password (hidden): ")
         return url.replace(REDACTED, quote(password, safe="") if "://" in url else password)
@@ -453,7 +453,7 @@ def _say_lines(text: str) -> None:
 
 
 def _say_wrapped(text: str, *, indent: str = "  ", after: str | None = None) -> None:
-    """Say a text in lines of a terminal's width; what is to be copied, such as a name, is not broken."""
+    """Write a text in lines of at most `WIDTH` columns, breaking no word, so that names can be copied."""
     lines = textwrap.wrap(
         text, WIDTH, initial_indent=indent, subsequent_indent=indent if after is None else after,
         break_long_words=False, break_on_hyphens=False,

@@ -158,7 +158,7 @@ def _show_stories(
 
 
 def _group_by_row(records: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Return the records of each row, in the order in which the rows come first."""
+    """Return the records of each row, the rows in the order of their first records."""
     rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in records:
         rows.setdefault((record["stream"], record["key_id"]), []).append(record)

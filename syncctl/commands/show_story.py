@@ -1,4 +1,4 @@
-"""How `syncctl show` draws the story of a row: a timeline, and the fields that differ."""
+"""The story of a row, as `syncctl show` draws it: a timeline, and the fields that differ."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 WIDTH_OF_A_PIPE = 160
 _FIELD_AT_MOST, _VALUE_AT_LEAST = 32, 12
 _KEPT_BEFORE = 8
-"""How much of what values have in common is shown before the place where they differ."""
+"""How many characters of the common beginning of two values are shown before their first difference."""
 _LABELS = {"source": "source now", "newest": "newest version", "delivered": "delivered"}
 _EVENT_NAMES = {"written_back": "written back", "write_back_failed": "not written", "taken_back": "taken back"}
 
 
 def draw_timeline(events: "Sequence[TimelineEvent]") -> list[Line]:
-    """Return a line for each event, and one below for the partner's answer."""
+    """Return a line for each event, and below it a line for the partner's answer if there is one."""
     has_versions = len({event.record for event in events}) > 1
     lines: list[Line] = [[("TIMELINE", "bold")]]
     day = None
@@ -65,7 +65,7 @@ def _draw_event(event: "TimelineEvent", *, has_versions: bool) -> list[Line]:
 
 
 def draw_comparison(comparison: "Comparison", width: int) -> list[Line]:
-    """Return what the source, the newest and the delivered version are, and a table of the fields that differ."""
+    """Return a line each on the source, the newest and the delivered version, and a table of differing fields."""
     lines: list[Line] = [[(f"ROW  {comparison.stream} {format_key(comparison.key)}", "bold")]]
     lines += [[(f"  {fill(_LABELS[side], 15)}  ", ""), (text, style)] for side, text, style in _describe(comparison)]
     if not comparison.differences:
@@ -75,17 +75,17 @@ def draw_comparison(comparison: "Comparison", width: int) -> list[Line]:
     sides = comparison.compared
     widest = max(measure(difference.field) for difference in comparison.differences)
     field_width = max(min(widest, _FIELD_AT_MOST), len("FIELD"))
-    each = max((width - 2 - field_width) // len(sides) - 2, _VALUE_AT_LEAST)
-    header = f"  {fill('FIELD', field_width)}" + "".join(f"  {fill(_LABELS[side].upper(), each)}" for side in sides)
+    room = max((width - 2 - field_width) // len(sides) - 2, _VALUE_AT_LEAST)
+    header = f"  {fill('FIELD', field_width)}" + "".join(f"  {fill(_LABELS[side].upper(), room)}" for side in sides)
     lines += [[], [(header.rstrip(), "bold")]]
-    lines += [_draw_difference(difference, sides, field_width, each) for difference in comparison.differences]
+    lines += [_draw_difference(difference, sides, field_width, room) for difference in comparison.differences]
     if comparison.more:
         lines.append([("  more fields differ", "dim")])
     return lines
 
 
 def _describe(comparison: "Comparison") -> list[tuple[str, str, str]]:
-    """Return (side, what it is, style)."""
+    """Return a side, its description and the style of that, for each of the three sides."""
     error = comparison.source_error or ""
     sources = {
         "read": ("read now", ""),
@@ -106,12 +106,12 @@ def _join(sides: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + f" and {names[-1]}"
 
 
-def _draw_difference(difference: "Difference", sides: Sequence[str], field_width: int, each: int) -> Line:
+def _draw_difference(difference: "Difference", sides: Sequence[str], field_width: int, room: int) -> Line:
     texts = {side: make_safe_line(_spell(difference, side)) for side in sides}
     longest = max(measure(text) for text in texts.values())
     skipped = 0
-    if longest > each:
-        # What they have in common says nothing: the place where they differ must be seen.
+    if longest > room:
+        # Skip most of the common beginning, so that the first difference is visible.
         common = _count_common([text for side, text in texts.items() if side not in difference.absent_in])
         skipped = max(common - _KEPT_BEFORE, 0)
     newest = texts.get("newest")
@@ -121,13 +121,13 @@ def _draw_difference(difference: "Difference", sides: Sequence[str], field_width
         if skipped and side not in difference.absent_in:
             text = f"…{text[skipped:]}"
         style = "dim" if side in difference.absent_in else "yellow" if texts[side] != newest else ""
-        cut = cut_end(text, each)
-        line.append((f"  {cut}{' ' * (each - measure(cut))}", style))
+        cut = cut_end(text, room)
+        line.append((f"  {cut}{' ' * (room - measure(cut))}", style))
     return line
 
 
 def _count_common(texts: Sequence[str]) -> int:
-    """Return with how many characters all of these texts begin; 0 if they are the same."""
+    """Return the length of the common beginning of these texts; 0 if they are all the same."""
     if len(set(texts)) < 2:
         return 0
     return next(at for at, letters in enumerate(zip_longest(*texts)) if len(set(letters)) > 1)

@@ -1,4 +1,4 @@
-"""What a command that follows something says when a service does not answer: since when, why, and that it is back."""
+"""Notices of commands that keep reading: since when a service does not answer, why, and that it answers again."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -7,14 +7,14 @@ from syncctl.console import out
 from syncctl.errors import ServiceUnavailable
 
 ASKED_AFTER_SECONDS, ASKED_EVERY_SECONDS = 0.5, 1.0
-"""When, and then how often, the services are asked for a sign of life while a reading takes long."""
+"""When a reading takes this long, the services must prove that they answer, and again after each interval."""
 
 
 class Patience:
-    """Tells a reading that takes long from a service that does not answer.
+    """Distinguishes a slow reading from a service that does not answer.
 
     Args:
-        prove_answering: Raises ServiceUnavailable if a service gives no sign of life.
+        prove_answering: Raises ServiceUnavailable if a service does not answer.
     """
 
     def __init__(self, prove_answering: Callable[[], None]) -> None:
@@ -22,10 +22,10 @@ class Patience:
         self._ask_at = ASKED_AFTER_SECONDS
 
     def look(self, waited_seconds: float) -> str | None:
-        """Return why there is nothing to read, None if it only takes long.
+        """Return why a service does not answer; None if the reading is only slow.
 
         Args:
-            waited_seconds: How long the present reading has taken.
+            waited_seconds: How long the current reading has taken so far.
         """
         if waited_seconds < ASKED_AFTER_SECONDS:
             self._ask_at = ASKED_AFTER_SECONDS
@@ -43,8 +43,8 @@ class Silence:
     """Says once on stderr since when a service is silent and why, and once that it answers again.
 
     Args:
-        service: Its name, such as `MongoDB`.
-        after: What else is true once it answers again.
+        service: The name of the service, such as `MongoDB`.
+        after: Text that is appended to the notice that the service answers again.
     """
 
     def __init__(self, service: str, patience: Patience, *, after: str = "") -> None:
@@ -54,25 +54,25 @@ class Silence:
         self._is_on = False
 
     def wait(self, waited_seconds: float) -> None:
-        """Take how long the present reading has taken."""
+        """Warn if a reading has taken long because the service does not answer."""
         why = None if self._is_on else self._patience.look(waited_seconds)
         if why is not None:
             self.note(why, waited_seconds=waited_seconds)
 
     def note(self, why: str, *, waited_seconds: float = 0.0) -> None:
-        """Take why it could not be reached."""
+        """Warn that the service cannot be reached, and why; only the first call of a silence does."""
         if not self._is_on:
             since = f"since {began_at(waited_seconds):%H:%M:%S} UTC"
             out.warn(f"{why} ({since}); trying again until it answers, Ctrl-C ends")
         self._is_on = True
 
     def end(self) -> None:
-        """Take that it has answered."""
+        """End the silence, if there is one, with the notice that the service answers again."""
         if self._is_on:
             out.say(f"{self._service} answers again{self._after}")
         self._is_on = False
 
 
 def began_at(waited_seconds: float) -> datetime:
-    """Return when something began that has taken so long."""
+    """Return the time at which something began that has taken this long."""
     return datetime.now(UTC) - timedelta(seconds=waited_seconds)

@@ -98,10 +98,10 @@ def status(
 
 
 def _watch_plain(connections: "Connections", stop: StopSignal, seconds: float) -> None:
-    """Print the status again and again, each after a line with its time; say once when MongoDB goes away.
+    """Print the status repeatedly, each time below a line with the time; say once when MongoDB stops answering.
 
     Raises:
-        ServiceUnavailable: MongoDB could not be reached from the beginning.
+        ServiceUnavailable: MongoDB cannot be reached and never could since the command began.
     """
     from syncctl.wiring.operators import prove_answering, read_status
 
@@ -128,10 +128,10 @@ def _watch_plain(connections: "Connections", stop: StopSignal, seconds: float) -
 
 
 def _watch_screen(connections: "Connections", stop: StopSignal, seconds: float) -> None:
-    """Show a screen until a signal. If MongoDB or Redis goes away, the last figures stay, with a word.
+    """Show a screen until a signal. If MongoDB or Redis stops answering, the last figures stay, with a notice.
 
     Raises:
-        ServiceUnavailable: MongoDB could not be reached from the beginning.
+        ServiceUnavailable: MongoDB cannot be reached and never could since the command began.
     """
     from syncctl.commands.status_screen import StatusScreen
     from syncctl.console.live import LivePicture

@@ -1,4 +1,4 @@
-"""The sentences of `syncctl status`: what holds a stream or a partner, what else is wrong, and what to do next."""
+"""The sentences of `syncctl status`: obstacles of streams and partners, other problems, and the next steps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ALERTS_NAMED = 3
 _SHOWN_APART = ("paused", "partner_paused", "polls_paused", "quiet_hours", "circuit_open", "unknown_keys")
-"""The obstacles that have a line of their own."""
+"""The obstacles that `list_standstills` shows, so that `list_warnings` omits them."""
 
 
 def describe_queue(queue: Mapping[str, Any]) -> str:
@@ -29,7 +29,7 @@ def describe_changed_files(names: Sequence[str]) -> str:
 
 
 def list_standstills(current: "Status", now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield (`partner`, `stream` or `alerts`, a line) for whatever holds one of them, and for the alerts that fire."""
+    """Yield a label (`partner`, `stream` or `alerts`) and a line for each obstacle, and for the firing alerts."""
     for partner in current.partners:
         if partner["paused"] or partner["breaker"] != "closed":
             yield "partner", describe_partner(partner, now)
@@ -54,7 +54,7 @@ def describe_workers(current: "Status") -> str:
 
 
 def describe_standstills(stream: Mapping[str, Any], now: datetime, *, is_partner_down: bool) -> Iterator[str]:
-    """Yield a line for whatever holds a stream, or some of its records."""
+    """Yield a line for each obstacle that holds a stream or some of its records."""
     name = stream["stream"]
     if stream["paused"]:
         yield f"{name} is {_describe_pause(stream, now)}; syncctl resume {name}"
@@ -72,7 +72,7 @@ def describe_standstills(stream: Mapping[str, Any], now: datetime, *, is_partner
 
 
 def list_warnings(current: "Status", now: datetime) -> Iterator[str]:
-    """Yield what holds streams, or could, in one line each."""
+    """Yield a line for each further problem that holds streams, or could."""
     queue, beat = current.queue, current.beat
     if queue["unserved"] and current.workers:
         unserved = ",".join(queue["unserved"])
@@ -105,7 +105,7 @@ def list_warnings(current: "Status", now: datetime) -> Iterator[str]:
 
 
 def list_steps(current: "Status") -> list[str]:
-    """Return the useful commands; the first is the one that the others depend on."""
+    """Return the commands to run next; later ones may depend on the first."""
     steps = [f"syncctl resume --partner {partner['partner']}" for partner in current.partners if partner["paused"]]
     paused = [stream["stream"] for stream in current.streams if stream["paused"]]
     steps += [f"syncctl resume {' '.join(paused)}"] if paused else []

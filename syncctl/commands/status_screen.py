@@ -31,12 +31,12 @@ STREAM_AT_MOST, STREAM_AT_LEAST = 24, 10
 EVENTS_AT_LEAST = 3
 TIME_WIDTH, KIND_WIDTH, ROW_AT_LEAST = 8, 12, 20
 DETAIL_AT_LEAST = 34
-"""What the details of events keep while rows grow: this, and half of what time and kind leave on a wide terminal."""
+"""The least width of an event's details; on a wide terminal they keep half of the width beside time and kind."""
 TROUBLES_AT_MOST = 4
 _FIGURES = (("in/s", 7), ("out/s", 7), ("backlog", 9), ("lag", 5), ("failed", 7))
-"""The columns that are always there, with their widths."""
+"""The columns that are always shown, with their widths."""
 _MORE = (("retrying", 8), ("last poll", 9), ("delivered", 11), ("cursor", 28))
-"""Columns for a wide terminal, those first that come first."""
+"""More columns for a wide terminal, in the order in which they are added."""
 _BARS_TITLES = (f"LAST {MINUTES} MINUTES", f"{MINUTES} MIN")
 _EVENT_STYLES = {**STATE_STYLES, "late": "yellow", "lost": "yellow", "circuit open": "red", "paused": "red"}
 
@@ -65,7 +65,7 @@ class StatusScreen:
 
     @property
     def is_troubled(self) -> bool:
-        """Whether it says why there are no new figures, or that Redis cannot be used."""
+        """Whether there are no new figures, or Redis cannot be used."""
         return self._trouble is not None or self._without_redis_since is not None
 
     def take(self, status: "Status", activity: "Activity", *, changed_files: Sequence[str] = ()) -> None:
@@ -82,7 +82,7 @@ class StatusScreen:
         self._changed_files = changed_files
 
     def note_trouble(self, why: str, *, waited_seconds: float = 0.0) -> None:
-        """Take why there are no new figures; the old ones stay."""
+        """Take the reason why there are no new figures; the old ones stay."""
         since = self._trouble[0] if self._trouble else began_at(waited_seconds)
         self._trouble = (since, why)
 
@@ -100,7 +100,7 @@ class StatusScreen:
         troubles = _list_troubles(status, now, without_redis_since=self._without_redis_since)
         left = height - len(top) - len(bottom)
         shown_troubles = min(len(troubles), TROUBLES_AT_MOST, max(left // 4, 1))
-        # The streams get what the last events leave; a line each, below their header.
+        # The table has a header and a line for each stream, as far as the last events leave room for them.
         wanted = 1 + len(status.streams)
         table = min(wanted, max(left - shown_troubles - EVENTS_AT_LEAST - 2, 3))
         lines = [*top, *_draw_table(status.streams, activity, width, table - 1)]
@@ -150,7 +150,7 @@ def _draw_path(status: "Status", flows: Mapping[str, Flow], width: int) -> list[
 
 
 def _list_troubles(status: "Status", now: datetime, *, without_redis_since: datetime | None) -> list[Line]:
-    """Return a line for whatever holds a stream, and for each warning."""
+    """Return a line for each obstacle, and for each warning."""
     lines = [line for _, line in list_standstills(status, now)]
     if without_redis_since is not None:
         lines.insert(0, f"since {without_redis_since:%H:%M:%S}: {status.queue['error']}; syncctl doctor redis")
@@ -158,7 +158,7 @@ def _list_troubles(status: "Status", now: datetime, *, without_redis_since: date
 
 
 def _cut_list(lines: Sequence[Line], at_most: int, more: str) -> list[Line]:
-    """Return the first lines, the last one replaced by how many are left out if there are any."""
+    """Return the first lines; if some are left out, the last line says how many."""
     if len(lines) <= at_most:
         return list(lines)
     left = len(lines) - max(at_most - 1, 0)
@@ -166,11 +166,11 @@ def _cut_list(lines: Sequence[Line], at_most: int, more: str) -> list[Line]:
 
 
 def _draw_table(streams: Sequence[Mapping[str, Any]], activity: "Activity", width: int, at_most: int) -> list[Line]:
-    """Return the header and a line for each stream; where they are too many, those first that need a look."""
+    """Return the header and a line for each stream; if there are too many, those that need attention come first."""
     name_width = min(max([STREAM_AT_LEAST, *(measure(stream["stream"]) for stream in streams)]), STREAM_AT_MOST)
     left = width - 2 - name_width - sum(size + 1 for _, size in _FIGURES) - 2
     if left < MINUTES // 2:
-        # A narrow terminal: the name gives way to the bars, but keeps what tells streams apart.
+        # On a narrow terminal the name gives way to the bars, but stays wide enough to tell streams apart.
         name_width = max(STREAM_AT_LEAST, name_width - (MINUTES // 2 - left))
         left = width - 2 - name_width - sum(size + 1 for _, size in _FIGURES) - 2
     bars = MINUTES if left >= MINUTES else MINUTES // 2 if left >= MINUTES // 2 else max(left, 0)
@@ -226,7 +226,7 @@ def _draw_stream(
 
 
 def _draw_events(events: Sequence["Event"], now: datetime, width: int) -> list[Line]:
-    """Return a line for each event; rows get the width that the longest needs, as far as details can spare it."""
+    """Return a line for each event; the rows get the width of the longest, unless the details need that room."""
     rows = [
         make_safe_line(event.subject if event.key is None else f"{event.subject} {format_key(event.key)}")
         for event in events

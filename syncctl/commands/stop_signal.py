@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 AFTER_BATCH = "stopping after this batch; press Ctrl-C again to stop at once"
 WAITS_FOR_SECONDS = 0.1
-"""How soon a signal ends what waits for a reading."""
+"""How soon a signal ends the wait for a reading."""
 
 
 class _Reading(threading.Thread, Generic[T]):
-    """One call in a thread, which may outlast the command: a service that hangs must not hold up its end."""
+    """One call in a thread that may outlast the command, so that a hanging service does not delay its end."""
 
     def __init__(self, read: Callable[[], T]) -> None:
         super().__init__(name="reading", daemon=True)
@@ -30,7 +30,7 @@ class _Reading(threading.Thread, Generic[T]):
     def run(self) -> None:
         try:
             self.result = self._read()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+        except BaseException as error:  # noqa: BLE001 - `await_result` raises it
             self.error = error
         finally:
             self.over.set()
@@ -73,7 +73,7 @@ class StopSignal:
         return ExitCode.TERMINATED if self._received == signal.SIGTERM else ExitCode.INTERRUPTED
 
     def conclude(self, code: ExitCode) -> ExitCode:
-        """Return the exit code of a bulk change; one that was stopped says how to go on."""
+        """Return the exit code of a bulk change; if it was stopped, say how to continue it."""
         if not self.is_set:
             return code
         out.say("stopped; to go on with the rest, run the same command again")
@@ -84,13 +84,13 @@ class StopSignal:
         return self._event.wait(max(seconds, 0.0))
 
     def await_result(self, read: Callable[[], T], *, on_wait: Callable[[float], None]) -> T | None:
-        """Read what may take long, in a thread; return its result, or None as soon as a signal asks to stop.
+        """Call `read`, which may take long, in a thread; return its result, or None once a signal asks to stop.
 
         Args:
-            on_wait: Is called again and again while it takes, with the seconds so far.
+            on_wait: Called repeatedly during the wait, with the seconds so far.
 
         Raises:
-            Whatever `read` raises.
+            Any exception that `read` raises.
         """
         began = time.monotonic()
         reading = _Reading(read)

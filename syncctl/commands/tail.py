@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 READ_EVERY_SECONDS = 1.0
 STATES = ("delivered", "retrying", "failed", "superseded", "discarded")
-"""What may become of a record by an attempt."""
+"""The states in which an attempt may leave a record."""
 _STYLES = {"delivered": "green", "retrying": "yellow", "failed": "red"}
 _WIDTHS = {"stream": 12, "key": 12, "state": 12}
 
@@ -102,10 +102,10 @@ def _follow(
     limit: int | None,
     follow: bool,
 ) -> None:
-    """Write attempts until a signal, the limit, or the end of what there is.
+    """Write attempts until a signal or the limit; without `follow`, until the last attempt.
 
     Raises:
-        ServiceUnavailable: MongoDB cannot be reached, and could not be before either.
+        ServiceUnavailable: MongoDB cannot be reached, and `follow` is false or no reading has succeeded yet.
     """
     left, has_read = limit, False
     while not (stop.is_set or out.reader_gone):
@@ -129,7 +129,7 @@ def _follow(
 
 
 def _read(feed: "AttemptFeed", stop: StopSignal, silence: Silence | None) -> "Iterator[Sequence[Attempt]]":
-    """Yield what one reading finds; a signal ends it at once, and a silence is spoken of."""
+    """Yield the attempts of one reading; a signal ends it at once, and a silent service is reported."""
     reading = feed.read()
     while not stop.is_set:
         attempts = stop.await_result(
@@ -141,7 +141,7 @@ def _read(feed: "AttemptFeed", stop: StopSignal, silence: Silence | None) -> "It
 
 
 class _Lines:
-    """Writes attempts for a person: on a terminal with the time alone, after a line for each day."""
+    """Writes attempts for a person; on a terminal, a line with the date precedes the attempts of each day."""
 
     def __init__(self) -> None:
         self._day: date | None = None

@@ -27,7 +27,7 @@ class LedgerUpgrade:
     latest: int
     #: The syncctl that wrote the version; None in version 0.
     written_by: str | None
-    #: What is still to be done.
+    #: The migrations that are still to be done.
     pending: "list[PendingMigration]"
     #: The names of indexes that are still to be created.
     missing_indexes: list[str]
@@ -87,14 +87,14 @@ def _upgrade(ledger: "Ledger") -> LedgerUpgrade:
     total = sum(step.documents for step in ledger.schema.list_pending())
     with out.progress("upgrading the ledger", total=total or None, unit="documents") as show:
         changed = 0
-        told: set[str] = set()
+        announced: set[str] = set()
 
         def watch(_: "Migration", advance: "Advance") -> None:
             nonlocal changed
             changed += advance.changed
             show(changed)
-            if advance.waits_for and advance.waits_for not in told:
-                told.add(advance.waits_for)
+            if advance.waits_for and advance.waits_for not in announced:
+                announced.add(advance.waits_for)
                 out.say(f"waiting for {advance.waits_for}: {format_count(advance.left, 'document')} left")
 
         created, upgraded = ledger.upgrade(who=name_operator(), watch=watch)

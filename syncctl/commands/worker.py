@@ -64,7 +64,7 @@ def worker(
     ]
     if beat:
         arguments.append("--beat")
-    # Two workers on one machine are never one: of a name that is given, the heartbeat adds the process.
+    # The pid tells two workers on one machine apart; if `--name` is given, the heartbeat adds the process.
     arguments.append(f"--hostname={name or f'worker-{os.getpid()}'}@%h")
     arguments += celery_args or ()
     return run_celery("worker", arguments, settings=settings, debug=ctx.obj.debug)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: positions across in percent and fixed heights, so that text keeps its size on every screen."""
+"""Charts as inline SVG: horizontal positions in percent and fixed heights, so that text has one size on all screens."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -11,7 +11,7 @@ from syncctl.console.markup import Markup, element
 HEIGHT = 140
 AXIS_WIDTH = 64
 _BASE = 18
-"""The room below the bars for the labels of the times."""
+"""The height below the bars for the labels of the times."""
 _LABELS_AT_MOST = 6
 _ROW = 22
 _SECOND, _MINUTE, _HOUR, _DAY = 1e3, 6e4, 3.6e6, 8.64e7
@@ -23,17 +23,17 @@ _MARKS_MS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """One row of values over time; None where nothing is known."""
+    """One series of values over time; None where a value is not known."""
 
     name: str
-    #: The class of its colour in the style sheet.
+    #: The class in the style sheet that gives the series its colour.
     colour: str
     values: Sequence[float | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """The units of time of a chart, and how its values are written."""
+    """The units of time of a chart, and the format of its values."""
 
     #: One short label for each unit, some of which are drawn.
     labels: Sequence[str]
@@ -43,7 +43,7 @@ class Axis:
 
 
 def draw_bars(axis: Axis, stacked: Sequence[Series], *, title: str) -> Markup:
-    """Return bars, one on top of the other where there are several series."""
+    """Return a bar chart in which several series are stacked."""
     sums = [sum(series.values[at] or 0 for series in stacked) for at in range(len(axis.names))]
     top = round_up(max(sums, default=0))
     width = 100 / max(1, len(sums))
@@ -65,7 +65,7 @@ def draw_bars(axis: Axis, stacked: Sequence[Series], *, title: str) -> Markup:
 
 
 def draw_lines(axis: Axis, lines: Sequence[Series], *, title: str) -> Markup:
-    """Return lines over a logarithmic scale of milliseconds, interrupted where nothing is known."""
+    """Return lines over a logarithmic scale of milliseconds, interrupted where a value is not known."""
     known = [value for series in lines for value in series.values if value]
     marks = choose_marks(min(known, default=1), max(known, default=1))
     low, high = math.log(marks[0]), math.log(marks[-1])
@@ -90,9 +90,9 @@ def draw_lines(axis: Axis, lines: Sequence[Series], *, title: str) -> Markup:
                     )
                 )
         for at, value in points:
-            told = element("title", f"{axis.names[at]}: {series.name} {axis.show(value)}")
+            label = element("title", f"{axis.names[at]}: {series.name} {axis.show(value)}")
             drawn.append(
-                element("circle", told, cx=_percent((at + 0.5) * width), cy=place(value), r=2.5, class_=series.colour)
+                element("circle", label, cx=_percent((at + 0.5) * width), cy=place(value), r=2.5, class_=series.colour)
             )
     return _frame([(place(mark), axis.show(mark)) for mark in marks], drawn, axis, title)
 
@@ -125,7 +125,7 @@ def draw_distribution(names: Sequence[str], counts: Sequence[int], *, title: str
 
 
 def round_up(value: float) -> float:
-    """Return 1, 2 or 5 times a power of ten, at or above a value and at least 2."""
+    """Return the next of 1, 2 or 5 times a power of ten that is not below a value, and at least 2."""
     if value <= 2:
         return 2
     power = 10.0 ** math.floor(math.log10(value))
@@ -133,7 +133,7 @@ def round_up(value: float) -> float:
 
 
 def choose_marks(least_ms: float, most_ms: float) -> list[float]:
-    """Return the marks of a logarithmic scale of durations that holds two values: at least two, at most six."""
+    """Return at least two and at most six marks of a logarithmic scale of durations that holds both values."""
     first = max(0, bisect_right(_MARKS_MS, least_ms) - 1)
     last = max(first + 1, bisect_left(_MARKS_MS, most_ms))
     last = min(last, len(_MARKS_MS) - 1)
@@ -142,14 +142,14 @@ def choose_marks(least_ms: float, most_ms: float) -> list[float]:
 
 
 def choose_labels(labels: Sequence[str]) -> list[int]:
-    """Return which units get a label: every so many, at most six."""
+    """Return the indexes of the units that get a label: at regular intervals, at most six."""
     step = max(1, math.ceil(len(labels) / _LABELS_AT_MOST))
-    step = next((each for each in (1, 2, 3, 4, 6, 12, 24, 48) if each >= step), step)
+    step = next((interval for interval in (1, 2, 3, 4, 6, 12, 24, 48) if interval >= step), step)
     return list(range(0, len(labels), step))
 
 
 def _frame(marks: Sequence[tuple[float, str]], drawn: Sequence[Markup], axis: Axis, title: str) -> Markup:
-    """Put a scale at the left of what was drawn, and labels below it."""
+    """Return a drawing with a scale on its left and labels below it."""
     scale = [
         element("text", text, x=AXIS_WIDTH - 6, y=min(max(y + 4, 10), HEIGHT - _BASE), text_anchor="end")
         for y, text in marks

@@ -32,7 +32,7 @@ class Console:
 
     def __init__(self) -> None:
         self.quiet = False
-        #: Whether a program reads what is written, as with `--json`.
+        #: Whether a program reads the output, as with `--json`.
         self.is_for_machines = False
         self.reader_gone = False
         self._line: ProgressLine | None = None
@@ -72,7 +72,7 @@ class Console:
         self._write_out(to_json(document, encoding=getattr(sys.stdout, "encoding", None) or "utf-8") + "\n")
 
     def print_json_lines(self, documents: Iterable[Any]) -> None:
-        """Write JSON documents to stdout, each on a line of its own, at once."""
+        """Write JSON documents to stdout in one write, each on its own line."""
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         text = "".join(f"{to_json(document, encoding=encoding, indent=None)}\n" for document in documents)
         if text:
@@ -85,11 +85,11 @@ class Console:
         self._write_out("".join(f"{draw_line(line, width=width, colour=colour)}\n" for line in lines))
 
     def show_sentence(self, text: str, *, indent: int = 0, painted: int = 0, style: str = "") -> None:
-        """Write one line to stdout; on a terminal that is narrower, it goes on below, and no word is broken.
+        """Write one line to stdout; on a narrower terminal it continues on further lines, and no word is broken.
 
         Args:
-            indent: How far the following lines are indented; the text up to there is kept as it is.
-            painted: How many characters at its begin have the colour of `style`.
+            indent: How far the further lines are indented; this much of the text's beginning is never wrapped.
+            painted: How many characters at the beginning have the colour of `style`.
         """
         label, rest = make_safe_line(text)[:indent], make_safe_line(text)[indent:]
         lines = _wrap_on_terminal(rest, sys.stdout, indent=indent)
@@ -105,10 +105,10 @@ class Console:
     def print_json_list(
         self, name: str, documents: Iterable[Any], finish: Callable[[], Mapping[str, Any]] = dict
     ) -> None:
-        """Write one JSON document with a list to stdout, piece by piece: memory does not grow with the list.
+        """Write one JSON document with a list to stdout, piece by piece, so that memory does not grow with the list.
 
         Args:
-            finish: Returns what follows the list, once its end is known.
+            finish: Returns the fields that follow the list; called when the list has ended.
         """
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         self._write_out(f'{{\n  "{name}": [')
@@ -124,7 +124,7 @@ class Console:
         self._write_out(f"{end}]{rest}\n}}\n")
 
     def print_csv(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write one CSV document with a header to stdout, piece by piece: memory does not grow with the rows."""
+        """Write one CSV document with a header to stdout, piece by piece, so that memory does not grow with it."""
         self._write_out(to_csv_header(columns))
         remaining = iter(rows)
         while chunk := list(islice(remaining, WRITTEN_AT_ONCE)):
@@ -133,11 +133,11 @@ class Console:
                 return
 
     def is_watched(self) -> bool:
-        """Tell whether stdout is a terminal; a person gets fewer columns, a pipe gets all."""
+        """Tell whether stdout is a terminal, so that a person gets fewer columns; a pipe gets all."""
         return is_terminal(sys.stdout)
 
     def can_redraw(self) -> bool:
-        """Tell whether stdout is a terminal on which a picture can be drawn again in place."""
+        """Tell whether stdout is a terminal on which a picture can be redrawn in place."""
         return can_redraw(sys.stdout)
 
     def _draw(self, renderable: Any) -> None:
@@ -246,8 +246,8 @@ class Console:
     def progress(self, label: str, *, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
         """Show progress on stderr once a second has passed; yield a function that takes the count done so far.
 
-        Off a terminal it is a line every half minute. Nothing is shown with `--quiet` or `--json`, or within other
-        progress.
+        Off a terminal, a line is written every half minute. Nothing is shown with `--quiet` or `--json`, or within
+        other progress.
         """
         if self.quiet or self.is_for_machines or self._line is not None:
             yield lambda _done: None
@@ -270,7 +270,7 @@ class Console:
         return paint(text, style, colour=decide_colour(sys.stderr))
 
     def _draw_labelled(self, label: str, style: str, text: str) -> str:
-        """Return a label and what stands beside it, in lines; on a terminal no word is broken."""
+        """Return a label and the text beside it, in lines; on a terminal no word is broken."""
         lines = [_one_line(line) for line in text.splitlines() if line.strip()] or [""]
         shown = [part for line in lines for part in _wrap_on_terminal(line, sys.stderr, indent=_BESIDE_LABEL)]
         blanks, word = label[: -len(label.lstrip())], label.lstrip()
@@ -290,7 +290,7 @@ class Console:
 
 
 def _wrap_on_terminal(text: str, stream: TextIO, *, indent: int) -> list[str]:
-    """Return the text in lines that fit beside an indent; off a terminal, and where there is no room, in one."""
+    """Return the text in lines that fit beside an indent; off a terminal, or without room, as one line."""
     room = measure_terminal(stream)[0] - indent if is_terminal(stream) else 0
     return wrap(text, room, cuts=False) if 0 < room < measure(text) else [text]
 

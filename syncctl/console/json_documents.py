@@ -67,7 +67,7 @@ def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = 2) -> s
 
 
 def to_line(value: Any) -> str:
-    """Return a value as one line of JSON for a person, decimals as the numbers that a partner receives."""
+    """Return a value as one line of JSON for a person, with decimals as the numbers that a partner receives."""
     from simplejson import RawJSON, dumps
 
     def represent(inner: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Lines of a screen: parts of text with a style each, cut to a width and never wrapped."""
+"""Lines of a screen: parts of text, each with a style, cut to a width and never wrapped."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ def measure(text: str) -> int:
 
 
 def _is_mark(letter: str) -> bool:
-    """Tell whether a character stands on the one before, as accents and the vowels of Thai do."""
+    """Tell whether a character combines with the one before it, as accents and the vowels of Thai do."""
     return unicodedata.category(letter) in ("Mn", "Me")
 
 
 def cut_end(text: str, width: int) -> str:
-    """Return the text with its controls escaped, its end cut off where it is wider."""
+    """Return the text with its control characters escaped, and with its end cut off if it is too wide."""
     text = make_safe_line(text)
     if measure(text) <= width:
         return text
@@ -36,9 +36,9 @@ def cut_end(text: str, width: int) -> str:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """Return the text, its middle cut out where it is wider: names and cursors differ at both ends.
+    """Return the text, with its middle cut out if it is too wide: names and cursors differ at both ends.
 
-    Its controls are escaped before, so that it takes on the screen what was measured.
+    Control characters are escaped first, so that the text is as wide on the screen as it was measured.
     """
     text = make_safe_line(text)
     if measure(text) <= width:
@@ -59,7 +59,7 @@ def wrap(text: str, width: int, *, cuts: bool = True) -> list[str]:
     """Return the text in lines of at most this width, broken at blanks.
 
     Args:
-        cuts: A wider word is cut in its middle; otherwise it is left as it is.
+        cuts: Whether to cut a wider word in its middle; if not, it is left whole.
     """
     lines = [""]
     for word in text.split():
@@ -82,16 +82,16 @@ def fold(text: str, width: int) -> list[str]:
 
 
 def fill(text: str, width: int, *, right: bool = False) -> str:
-    """Return the text in exactly this width, its middle cut out where it is wider."""
+    """Return the text in exactly this width: padded, or with its middle cut out if it is too wide."""
     cut = cut_middle(text, width)
     gap = " " * (width - measure(cut))
     return gap + cut if right else cut + gap
 
 
 def draw_line(line: Line, *, width: int | None, colour: bool) -> str:
-    """Return a line as text that a terminal shows; what does not fit into the width is cut off.
+    """Return a line as text for a terminal; text beyond the width is cut off.
 
-    Text from elsewhere cannot drive the terminal: its controls are escaped.
+    Text from elsewhere cannot control the terminal, because its control characters are escaped.
     """
     safe = [(make_safe_line(text), style) for text, style in line]
     if width is not None and sum(measure(text) for text, _ in safe) > width:

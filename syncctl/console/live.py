@@ -1,4 +1,4 @@
-"""A picture on a terminal that is drawn again in place, with as few bytes as that takes."""
+"""A picture on a terminal that is redrawn in place, with as few bytes as possible."""
 
 from collections.abc import Callable, Sequence
 from typing import Self, TextIO
@@ -11,19 +11,19 @@ _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _CLEAR_LINE, _CLEAR_BELOW = "\x1b[K", "\x1b[J"
 
 _PLAIN = str.maketrans("…─━▶▁▂▃▄▅▆▇█", "~-=>_.:-=+*#")
-"""For a terminal whose encoding has no such characters."""
+"""The replacements for a terminal whose encoding lacks these characters."""
 
 Draw = Callable[[int, int], Sequence[Line]]
-"""Returns the lines of a picture that has at most so many columns and lines."""
+"""Takes the columns and lines of the terminal, and returns the lines of a picture that fits."""
 
 
 class LivePicture:
-    """A picture of some lines. Only lines that have changed are written; a terminal of another size is drawn anew.
+    """A picture made of lines. Only changed lines are written; after a resize, all of them are.
 
     Args:
         stream: The terminal.
-        has_own_screen: The picture takes a screen of its own and leaves the terminal as it was before. Otherwise it
-            stands below what was written last, and stays.
+        has_own_screen: Whether the picture takes the terminal's alternate screen, and restores the former one at the
+            end. If not, it stands below the last output, and stays.
     """
 
     def __init__(self, stream: TextIO, *, has_own_screen: bool) -> None:
@@ -45,11 +45,11 @@ class LivePicture:
         return self._is_open and measure_terminal(self._stream) != self._size
 
     def draw(self, draw: Draw) -> None:
-        """Draw the picture, in place of the one before."""
+        """Draw the picture in place of the previous one."""
         size = measure_terminal(self._stream)
         width, height = size
         colour = decide_colour(self._stream)
-        # The cursor stands below a picture that has no screen of its own.
+        # Without its own screen, a picture needs one line below it for the cursor.
         lines = draw(width, height if self._has_own_screen else height - 1)
         drawn = [draw_line(line, width=width, colour=colour) for line in lines]
         text = self._begin(size)
@@ -58,14 +58,14 @@ class LivePicture:
         self._write(text)
 
     def close(self) -> None:
-        """Give the terminal back. Safe to repeat."""
+        """Restore the terminal. Safe to repeat."""
         if self._is_open:
             self._is_open = False
             self._write((_FORMER_SCREEN if self._has_own_screen else "") + _SHOW_CURSOR)
             self._shown, self._size = [], (0, 0)
 
     def _begin(self, size: tuple[int, int]) -> str:
-        """Return what comes before the lines, if this is the first picture or the first of this size."""
+        """Return the text to write before the lines, if this is the first picture or the first of this size."""
         if not self._is_open:
             self._is_open = True
             return _HIDE_CURSOR + (_OWN_SCREEN if self._has_own_screen else "")
@@ -78,7 +78,7 @@ class LivePicture:
         return (f"\x1b[{above}A" if above else "") + f"\r{_CLEAR_BELOW}"
 
     def _draw_on_screen(self, lines: Sequence[str]) -> str:
-        # Cleared before it is written: behind a line as wide as the terminal, that would take its last character.
+        # Clear each line before writing it; clearing after a line as wide as the terminal would erase its last letter.
         text = ""
         for at in range(max(len(lines), len(self._shown))):
             line = lines[at] if at < len(lines) else ""

@@ -1,4 +1,4 @@
-"""HTML and SVG that is safe by construction: every text that is not `Markup` already is escaped."""
+"""HTML and SVG that is safe by construction: every text that is not yet `Markup` is escaped."""
 
 from collections.abc import Iterable
 from html import escape
@@ -18,7 +18,7 @@ _VOID_IN_HTML = frozenset({"meta", "br"})
 
 
 def escape_text(value: object) -> str:
-    """Return a value as HTML text; unseen characters are shown as their numbers."""
+    """Return a value as HTML text; invisible characters are shown as their code numbers."""
     return escape(make_safe(str(value)), quote=True)
 
 
@@ -30,13 +30,13 @@ def render(child: Child) -> str:
         return child
     if isinstance(child, str | int | float):
         return escape_text(child)
-    return "".join(render(each) for each in child)
+    return "".join(render(part) for part in child)
 
 
 def element(name: str, /, *children: Child, **attributes: str | float | None) -> Markup:
-    """Return an element, without the attributes that are None; `class_` is `class`, and `text_anchor` `text-anchor`.
+    """Return an element without the attributes that are None; `class_` becomes `class`, `text_anchor` `text-anchor`.
 
-    The names are those of the code; children and the values of attributes may come from anywhere.
+    Names must come from the code; children and the values of attributes may come from anywhere.
     """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape_text(value)}"'

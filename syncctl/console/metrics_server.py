@@ -1,4 +1,4 @@
-"""The HTTP server of `syncctl metrics --listen`: one page, a bounded number of readers, and never a hang."""
+"""The HTTP server of `syncctl metrics --listen`: one page, a limited number of readers, and a deadline for each."""
 
 import io
 import socket
@@ -20,14 +20,14 @@ log = get_logger(__name__)
 PATH = "/metrics"
 READERS_AT_MOST = 16
 READER_SECONDS = 5.0
-"""How long a reader may take to ask, however slowly it sends, and to take each piece of the answer."""
+"""How long a reader may take to send its whole request, and to accept each piece of the answer."""
 ANSWER_SECONDS = 9.0
 """Less than the ten seconds for which Prometheus waits by default."""
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class SharedScrape:
-    """Lets everyone who asks while values are being read have the same ones.
+    """Gives the same values to all readers that ask while the values are being read.
 
     Args:
         read: Reads the values; called by one thread at a time.
@@ -55,10 +55,10 @@ class SharedScrape:
         samples = Samples()
         try:
             samples = self._read()
-        except BaseException as error:  # noqa: BLE001 (whoever waits for it gets it)
+        except BaseException as error:  # noqa: BLE001 (`get` raises it in each waiting reader)
             failure = error
         with self._lock:
-            # Whoever asks from now on gets newer values.
+            # Readers that ask from now on get newer values.
             self._running = None
         if failure is None:
             running.set_result(samples)
@@ -84,7 +84,7 @@ class MetricsServer(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a reader in a thread of its own, or turn it away where there are too many."""
+        """Serve a reader in its own thread, or turn it away if there are too many readers."""
         if self._places.acquire(blocking=False):
             super().process_request(request, client_address)
             return
@@ -96,33 +96,33 @@ class MetricsServer(ThreadingHTTPServer):
         self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a reader, and make room for another one."""
+        """Serve a reader, then make room for another one."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Say nothing of a reader that has gone away."""
+        """Log a reader that has gone away at level debug only."""
         log.debug("metrics.reader_gone")
 
 
 class _Request(io.RawIOBase):
-    """Reads what arrives on a connection until a deadline, which a timeout for each read would put off."""
+    """Reads a connection until one deadline for the whole request; a timeout for each read would not limit its sum."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
         self._ends_at = time.monotonic() + seconds
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return that the connection can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what is there, or comes before the deadline.
+        """Read the bytes that are there, or that arrive before the deadline.
 
         Raises:
-            TimeoutError: Nothing did.
+            TimeoutError: None arrived.
         """
         left = self._ends_at - time.monotonic()
         if left <= 0:

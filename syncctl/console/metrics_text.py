@@ -12,7 +12,7 @@ def to_metrics_text(samples: Samples, *, accept: str = PLAIN) -> tuple[bytes, st
     """Return the values as text, and its content type.
 
     Args:
-        accept: What the reader accepts, as its HTTP header says.
+        accept: The reader's HTTP header `Accept`.
     """
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import choose_encoder
@@ -36,7 +36,7 @@ class _Collector:
                 family = _make_family(name, metric)
                 for sample in values:
                     if isinstance(sample.value, Distribution):
-                        # As Prometheus and the library write numbers; the library does not type it.
+                        # The library's own way to write numbers, as Prometheus expects; the library does not type it.
                         bounds = [floatToGoString(bound) for bound in sample.value.bounds]  # type: ignore[no-untyped-call]
                         buckets = list(zip([*bounds, "+Inf"], sample.value.counts, strict=True))
                         family.add_metric(sample.labels, buckets=buckets, sum_value=sample.value.sum)

@@ -1,4 +1,4 @@
-"""The parts of which screens are made: a title, the path of the rows, counts, a bar of progress, sparklines."""
+"""The building blocks of screens: a title, the path of the rows, counts, a progress bar, sparklines."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,15 +10,15 @@ _ARROW = " ──▶ "
 
 
 def draw_title(title: str, remark: str, width: int) -> Line:
-    """Return a line across the whole width with a title at its begin and a remark at its end."""
+    """Return a line across the whole width with a title at its beginning and a remark at its end."""
     shown = cut_end(remark, max(width - measure(title) - 4, 0))
     rule = "─" * max(width - measure(title) - measure(shown) - 2, 0)
     return [(title, "bold"), (f" {rule} ", "dim"), (shown, "dim")]
 
 
 def draw_path(stations: Sequence[Sequence[Part]], width: int) -> list[Line]:
-    """Return the stations of the rows side by side, an arrow between the first lines of two."""
-    each = (width - len(_ARROW) * (len(stations) - 1)) // len(stations)
+    """Return the stations of the rows side by side, with arrows between their first lines."""
+    station_width = (width - len(_ARROW) * (len(stations) - 1)) // len(stations)
     lines: list[Line] = []
     for at in range(max(len(station) for station in stations)):
         line: list[Part] = []
@@ -26,7 +26,7 @@ def draw_path(stations: Sequence[Sequence[Part]], width: int) -> list[Line]:
             text, style = station[at] if at < len(station) else ("", "")
             if line:
                 line.append((_ARROW if at == 0 else " " * len(_ARROW), "dim"))
-            line.append((_centre(text, each), style))
+            line.append((_centre(text, station_width), style))
         lines.append(line)
     return lines
 
@@ -52,7 +52,7 @@ def draw_progress(share: float, remark: str, width: int) -> Line:
 
 
 def draw_sparkline(counts: Sequence[float]) -> str:
-    """Return one bar for each count, as high as it is beside the largest; a blank stands for nothing."""
+    """Return one bar for each count, its height relative to the largest count; a blank stands for zero."""
     largest = max(counts, default=0)
     if largest <= 0:
         return " " * len(counts)

@@ -1,6 +1,6 @@
-"""The progress of long work: one line on stderr, drawn again and again below what else is written there.
+"""The progress of long work: one line on stderr, redrawn below any other output there.
 
-Off a terminal, as in a job of a cluster or a log, it is a line of its own every half minute.
+If stderr is not a terminal, as in a cluster job or a log, a new line is written every half minute.
 """
 
 import sys
@@ -12,23 +12,23 @@ from contextlib import contextmanager
 from syncctl.console.terminal import measure_terminal
 
 AFTER_SECONDS = 1.0
-"""What takes less is over before anyone has read its progress."""
+"""Shorter work is over before anyone could read its progress, so none is shown."""
 EVERY_SECONDS = 0.2
 LINE_EVERY_SECONDS = 30.0
-"""How often a line is written where none can be drawn again."""
+"""How often a new line is written where a line cannot be redrawn."""
 
 _CLEAR = "\r\x1b[K"
 
 
 class ProgressLine:
-    """One line that says how far some work is; a thread draws it, also while the work waits for a service.
+    """One line that shows how far some work is; a thread draws it, even while the work waits for a service.
 
     Args:
-        label: What is done, such as `replaying`.
-        total: How much there is to do, where that is known.
-        unit: What is counted.
+        label: The name of the work, such as `replaying`.
+        total: How much there is to do, if that is known.
+        unit: The unit of the counts, such as `records`.
         write: Writes to stderr.
-        redraws: Whether stderr is a terminal on which a line can be drawn again.
+        redraws: Whether stderr is a terminal on which a line can be redrawn.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class ProgressLine:
         self._thread = threading.Thread(target=self._draw_until_over, name="progress", daemon=True)
 
     def show(self, count: int) -> None:
-        """Take how much is done."""
+        """Set how much is done."""
         self._count = count
 
     def start(self) -> None:
-        """Draw it from now on, once a second has passed; off a terminal, write it every half minute."""
+        """Start to draw the line, first after a second; off a terminal, write it every half minute."""
         self._thread.start()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Make room for what is written meanwhile; it is drawn again below that."""
+        """Clear the line while other text is written; it is redrawn below that text."""
         with self._lock:
             if self._is_shown:
                 self._is_shown = False
@@ -64,13 +64,13 @@ class ProgressLine:
             yield
 
     def end(self) -> None:
-        """Draw it no longer, and leave nothing behind."""
+        """Stop drawing the line, and remove it."""
         self._over.set()
         with self.aside():
             return
 
     def describe(self) -> str:
-        """Return it as text: `replaying: 1,200 of 5,000 records (24 %), 12 s`."""
+        """Return the line as text: `replaying: 1,200 of 5,000 records (24 %), 12 s`."""
         parts = [f"{time.monotonic() - self._started:.0f} s"]
         unit = f" {self._unit}" if self._unit else ""
         if self._count is not None and self._total:

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no network, charts as inline SVG."""
+"""The report as one self-contained HTML page: no script, no network, charts as inline SVG."""
 
 import base64
 import hashlib
@@ -28,12 +28,12 @@ _TIMES = (("p50_ms", "half"), ("p95_ms", "95 %"), ("p99_ms", "99 %"))
 _SHARES = ("p50", "p95", "p99")
 _UNITS = {"slice": "5 minutes", "hour": "hour", "day": "day"}
 _LINES_FROM = 3
-"""Fewer units than this are no course: the distributions and tables say it all."""
+"""Line charts are drawn from this number of units on; for fewer, the distributions and tables are enough."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportPage:
-    """All that the page shows."""
+    """The contents of the page."""
 
     since: datetime
     until: datetime
@@ -43,21 +43,21 @@ class ReportPage:
     version: str
     #: `hour`, `day`, `stream` or `error`.
     by: str
-    #: The streams that it is restricted to.
+    #: The streams that the report is restricted to; empty for all.
     streams: Sequence[str]
     totals: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
     errors: Sequence[Mapping[str, Any]]
-    #: The totals of the period before, and when that began; None without a comparison.
+    #: The start of the period before, and its totals; None without a comparison.
     before: tuple[datetime, Mapping[str, Any]] | None
-    #: How many of the failed records still are; None if that is not known.
+    #: How many of the failed records are still failed.
     failed_now: int
     #: `slice`, `hour` or `day`: the unit of the outcomes.
     unit: str
     outcomes: Sequence[Point]
     times: Sequence[Point]
     latency: Mapping[int, int]
-    #: None where no hour of the period has them.
+    #: The times from logged to delivered, by bucket; None if no hour of the period has them.
     delivery: Mapping[int, int] | None
 
     def render(self) -> str:
@@ -182,13 +182,14 @@ class ReportPage:
 
     def _lines(self, name: str, title: str) -> Markup | None:
         values = [getattr(point, name) or (None,) * len(_SHARES) for point in self.times]
-        if not any(value for each in values for value in each):
+        if not any(value for percentiles in values for value in percentiles):
             return None
         unit = _UNITS["day" if self.unit == "day" else "hour"]
         lines = [
-            Series(name=share, colour=share, values=[each[at] for each in values]) for at, share in enumerate(_SHARES)
+            Series(name=share, colour=share, values=[percentiles[at] for percentiles in values])
+            for at, share in enumerate(_SHARES)
         ]
-        most = max(value for each in values for value in each if value)
+        most = max(value for percentiles in values for value in percentiles if value)
         drawn = draw_lines(
             self._axis(self.times, format_ms), lines, title=f"{title} by {unit}: p50, p95, p99; up to {format_ms(most)}"
         )
@@ -302,6 +303,6 @@ def _cell(value: Child, class_: str | None) -> Markup:
 
 
 class _Right(str):
-    """A text that is a quantity: its column is aligned like one of numbers."""
+    """A text that states a quantity, so that its column is aligned to the right like a column of numbers."""
 
     __slots__ = ()

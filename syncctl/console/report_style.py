@@ -1,4 +1,4 @@
-"""The style sheet of the report page: light and dark, narrow and wide, and for print."""
+"""The style sheet of the report page, for light and dark mode, narrow and wide screens, and print."""
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--dim:#57606a;--paper:#fff;--panel:#f6f8fa;--rule:#d0d7de;

@@ -1,4 +1,4 @@
-"""Tables: as wide as a terminal for a person, plain text that is never cut for a pipe."""
+"""Tables: fitted to a terminal for a person, as uncut plain text for a pipe."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,9 +13,9 @@ from syncctl.core.safe_text import make_safe_line
 
 _GAP = 2
 _TEXT_AT_LEAST = 12
-"""The narrowest column of cut text that still tells names apart."""
+"""The narrowest width at which cut names can still be told apart."""
 _PART_OF_AN_ID = 3
-"""An id is not cut as long as it takes at most this part of the terminal."""
+"""An id is not cut if it takes at most the width of the terminal divided by this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +75,8 @@ def to_plain(table: Table) -> str:
 def to_lines(table: Table, width: int) -> list[Line]:
     """Return the table as lines that are no wider than a terminal.
 
-    Where it is too wide, prose is wrapped at its blanks, and names, keys and cursors are cut in their middle. If that
-    is not enough, columns without any value are left out, and the last columns continue below, behind the first one.
+    If it is too wide, prose is wrapped at its blanks, and names, keys and cursors are cut in their middle. If that is
+    not enough, columns without any value are left out, and the last columns continue below, next to the first column.
     """
     headers = [name.split() or [""] for name in table.columns]
     cells = [[_format_watched(value) for value in row] for row in table.rows]
@@ -94,14 +94,14 @@ def to_lines(table: Table, width: int) -> list[Line]:
 
 
 def _format_watched(value: Any) -> str:
-    """Return a value as a person needs it: of times, the seconds."""
+    """Return a value as a person needs it: times without their milliseconds."""
     return re.sub(r"\.\d{3}Z$", "Z", format_time(value)) if isinstance(value, datetime) else format_cell(value)
 
 
 def _find_least(
     table: Table, at: int, natural: int, header: Sequence[str], cells: Sequence[Sequence[str]], width: int
 ) -> int:
-    """Return how wide a column must be: numbers and times are never cut, ids not if that leaves room for others."""
+    """Return the least width of a column: numbers and times are never cut, nor are ids that leave room for others."""
     is_text = any(isinstance(row[at], str) for row in table.rows)
     is_whole = not is_text or (table.columns[at] in table.whole and natural <= width // _PART_OF_AN_ID)
     content = max((measure(row[at]) for row in cells), default=0)
@@ -109,7 +109,7 @@ def _find_least(
 
 
 def _spread(columns: Sequence[int], least: Sequence[int], width: int) -> list[list[int]]:
-    """Return which columns stand side by side; the first one stands in each of these lists."""
+    """Return lists of columns that stand side by side; the first column is in each list."""
     shown = [[0]]
     for at in columns[1:]:
         taken = sum(least[column] + _GAP for column in shown[-1])
@@ -120,7 +120,7 @@ def _spread(columns: Sequence[int], least: Sequence[int], width: int) -> list[li
 
 
 def _fit(natural: Sequence[int], least: Sequence[int], width: int) -> list[int]:
-    """Return the widths of columns: the widest give way first, none below its least."""
+    """Return the widths of columns: the widest are narrowed first, none below its least width."""
     sizes = [max(size, minimum) for size, minimum in zip(natural, least, strict=True)]
     over = sum(sizes) + _GAP * (len(sizes) - 1) - width
     while over > 0 and any(size > minimum for size, minimum in zip(sizes, least, strict=True)):

@@ -15,7 +15,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def decide_colour(stream: TextIO | None) -> bool:
-    """Decide whether to use colour: by NO_COLOR, FORCE_COLOR, TERM=dumb, then by whether it is a terminal."""
+    """Decide whether to use colour: by NO_COLOR, FORCE_COLOR, TERM=dumb, then by whether the stream is a terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR", "") not in ("", "0"):

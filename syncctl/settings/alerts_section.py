@@ -27,7 +27,7 @@ LONGEST_DEADLINE_SECONDS = 30.0
 
 
 def _read_rules(value: object) -> object:
-    """Read thresholds as text, and those that are not written as their defaults."""
+    """Read thresholds as text, with the defaults of those that are not set."""
     table = read_table(value)
     if not isinstance(table, dict):
         return table
@@ -129,11 +129,11 @@ class AlertsSettings(Section):
         return {name: threshold for name, threshold in parsed.items() if threshold is not None}
 
     def find_webhook(self) -> WebhookTarget | None:
-        """Return where alerts are posted to; None if nowhere."""
+        """Return the webhook that alerts are posted to; None if none is set."""
         return self.build(WebhookTarget, url=self.webhook) if self.webhook else None
 
     def find_mail(self) -> MailTarget | None:
-        """Return where alerts are mailed to; None if nowhere."""
+        """Return the target that alerts are mailed to; None if none is set."""
         if not (self.smtp and self.email_from):
             return None
         return self.build(MailTarget, url=self.smtp, sender=self.email_from, recipients=self.email_to)

@@ -1,4 +1,4 @@
-"""The sections of a stream about its calls: when they are repeated, of several rows at once, and lookups."""
+"""The sections of a stream about its calls: retries, calls of several rows, and lookups."""
 
 from typing import Annotated, Literal
 

@@ -19,10 +19,10 @@ def is_among(column: str, columns: Sequence[str]) -> bool:
 def check_json_columns(
     section: "ChildSettings | StreamSettings", elsewhere: Mapping[str, tuple[Sequence[str], str]]
 ) -> Broken:
-    """Yield what is wrong with columns whose text is JSON.
+    """Yield the errors of the columns whose text is JSON.
 
     Args:
-        elsewhere: Other settings in which none of them may be: their columns, and why.
+        elsewhere: Further settings that must not name such a column: their columns, and the reason.
     """
     places = {
         "cursor": ((section.cursor or "",), "which must stay text; remove it from json"),
@@ -131,7 +131,7 @@ def list_child_names(children: Mapping[str, ChildSettings], path: str) -> dict[s
 def list_child_problems(
     children: Mapping[str, ChildSettings], *, mode: Mode | None, is_append_only: bool, above: Sequence[str] = ()
 ) -> Broken:
-    """Yield what is wrong with children in the mode of their stream, each with its key."""
+    """Yield the errors of children in the mode of their stream, each with its key."""
     for name, child in children.items():
         path = (*above, "children", name)
         if child.cursor and (text := _refuse_cursor(mode, is_append_only=is_append_only)):

@@ -1,4 +1,4 @@
-"""The settings in force: every key with its value, secrets masked, and its origin; and the fingerprint of all."""
+"""The settings in force: every key with its value (secrets masked) and its origin; and the fingerprint of all."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def describe_settings(settings: Settings, *, changed: bool = False) -> list[Entr
     """Return every setting in the order of the model.
 
     Args:
-        changed: Only those whose value is another than the default.
+        changed: Whether to leave out settings whose value is the default.
     """
     return list(_list_entries(settings, changed=changed))
 
@@ -50,7 +50,7 @@ def _list_entries(settings: Settings, *, changed: bool) -> Iterator[Entry]:
 
 
 def _is_default(settings: Settings, value: Any, field: FieldInfo) -> bool:
-    """Tell whether a value is the default, which the model has as people write it, such as `10s`."""
+    """Tell whether a value is the default, which the model holds in its written form, such as `10s`."""
     if field.is_required():
         return False
     written: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, None, *field.metadata])  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ FINGERPRINT_LENGTH = 8
 def fingerprint_settings(settings: Settings) -> str:
     """Return eight hex digits that differ between processes with other settings or other schemas.
 
-    Secrets are not part of them, not even as a hash: a weak secret could be found by trying.
+    Secrets do not enter the fingerprint, not even as a hash, because a weak secret could be found by trial.
     """
     values = {
         entry.key: entry.value for entry in describe_settings(settings) if entry.key.split(".")[0] not in PER_MACHINE

@@ -1,4 +1,4 @@
-"""`.env`: its variables with the line of each, and how a value in it is changed while all else stays as it is."""
+"""`.env`: its variables with the line of each, and changes of values that leave the rest of the file as it is."""
 
 import re
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class DotenvFile:
         return None
 
     def has(self, name: str) -> bool:
-        """Tell whether the file names a variable, in any case, also without a value."""
+        """Tell whether the file names a variable, in any case, even without a value."""
         return self._spell(name) in self._values
 
     def get(self, variable: str) -> str:
@@ -90,7 +90,7 @@ class DotenvFile:
         return f"{ENV_FILE} line {self._lines[variable]}"
 
     def change(self, values: Mapping[str, str]) -> str:
-        """Return the text with the last line of each of these variables changed, and all else as it is."""
+        """Return the text with the last line of each of these variables changed, and the rest unchanged."""
         wanted = {self._spell(name): value for name, value in values.items()}
         bindings = list(parse_stream(StringIO(self.text or "")))
         last = {binding.key: at for at, binding in enumerate(bindings) if binding.key in wanted}

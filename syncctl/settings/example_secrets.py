@@ -1,4 +1,4 @@
-"""Values that stand in examples in the place of a secret: whoever reads the examples knows them."""
+"""Values that take the place of secrets in examples, so that everyone who reads the examples knows them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 EXAMPLE_VALUES = frozenset(
     {"secret", "password", "str0ng-enough", "changeme", "example", "test", "token", "xxx", "todo"}
 )
-"""In lower case; those of syncctl's own examples and pages are among them."""
+"""The values in lower case, including those of syncctl's own examples and pages."""
 _PLACEHOLDER = re.compile(r"<.*>|\.{3,}|x{3,}|\*+|your[-_ ].+|change[-_ ]?(me|it|this).*|replace[-_ ]?me.*")
 
 
 def is_example(value: str) -> bool:
-    """Tell whether a secret has the value of an example, or one that says that it is to be replaced."""
+    """Tell whether a secret has the value of an example, or is a placeholder to be replaced."""
     plain = value.strip().lower().removeprefix("bearer ").strip()
     return plain in EXAMPLE_VALUES or _PLACEHOLDER.fullmatch(plain) is not None
 

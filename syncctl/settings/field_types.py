@@ -26,7 +26,7 @@ _SHORTEST_MASK_SECRET = 32
 
 
 class Kind(Enum):
-    """How a value is shown: a duration with its unit, a URL and a credential without what is secret."""
+    """The way in which a value is shown: a duration with its unit, a URL and a credential without their secrets."""
 
     DURATION = "duration"
     URL = "url"
@@ -47,7 +47,7 @@ def show_toml(value: Any) -> str:
         return f"[{', '.join(map(show_toml, value))}]"
     if isinstance(value, float):
         return f"{value:g}"
-    # A text in JSON is one in TOML too, except for DEL, which TOML wants escaped.
+    # A JSON string is a TOML string too, except that TOML requires DEL to be escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -98,7 +98,7 @@ def read_choices(table: object, choices: Iterable[str]) -> object:
     """Read a table whose values are words of a list, in any case.
 
     Raises:
-        ValueError: with the first value that is none of them.
+        ValueError: with the first value that is not in the list.
     """
     if not isinstance(table, dict):
         return table
@@ -115,7 +115,7 @@ def _read_duration(value: object) -> float:
 
 
 def _read_whole(value: object) -> object:
-    """Read true and false as text, which is not a number: Python would take them for 1 and 0."""
+    """Read true and false as text, so that they are refused: Python would take them for 1 and 0."""
     return str(value) if isinstance(value, bool) else value
 
 
@@ -209,7 +209,7 @@ def _check_failure_rate(value: float) -> float:
 
 
 def parsed_by(parse: Callable[[str], object]) -> AfterValidator:
-    """Return the check that a text, where there is one, can be parsed; the text stays as it is."""
+    """Return a validator that checks that a text, if there is one, can be parsed; it does not change the text."""
 
     def check(text: str | None) -> str | None:
         if text is not None:

@@ -1,4 +1,4 @@
-"""Layers: the values of each place that settings come from, and where in it each value stands."""
+"""Layers: the values from each place that settings come from, and the origin of each value."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_to
 
 @dataclass(kw_only=True)
 class Layer:
-    """The values of one place, and the origin of each value and of each table above it."""
+    """The values from one place, and the origin of each value and of each table above it."""
 
     tree: dict[str, Any] = field(default_factory=dict, repr=False)
     origins: dict[Path, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Layers:
     problems: list[Problem] = field(default_factory=list)
     #: Values of sources and partners that refer to a `${NAME}` that is not set: errors only once they are needed.
     absent: dict[Path, Problem] = field(default_factory=dict)
-    #: Secrets that were refused where they stood: no error may show them.
+    #: Secrets that were refused because of their place: no error may show them.
     hidden: set[str] = field(default_factory=set, repr=False)
     #: The names of the files that were read.
     files: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Layers:
     named: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: The files that NAME_FILE names, by NAME.
     named_files: Mapping[str, FilePath] = field(default_factory=dict)
-    #: Where relative paths in settings begin.
+    #: The directory that relative paths in settings start from.
     directory: FilePath = FilePath()
 
     @cached_property
@@ -123,14 +123,14 @@ class Layers:
         return next((layer.origins[path] for layer in self.layers if path in layer.origins), None)
 
     def find_nearest_origin(self, path: Path) -> str:
-        """Return where a path or the nearest table above it stands, but not one that holds other names too."""
+        """Return where a path or the nearest table above it stands, other than a table of names such as `streams`."""
         for length in range(len(path), min(len(path), 2) - 1, -1):
             if origin := self.find_origin(path[:length]):
                 return origin
         return "default"
 
     def note_absent(self, path: Path, origin: str, text: str) -> None:
-        """Note a value whose `${NAME}` is not set; that of a source, a partner or an alert may never be needed."""
+        """Note a value whose `${NAME}` is not set; for a source, a partner or alerts, it is an error only if needed."""
         if path[0] in _NEEDED_LATER:
             self.absent[path] = Problem(key=".".join(path), origin=origin, text=text)
         else:

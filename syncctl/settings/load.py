@@ -29,12 +29,12 @@ def load_settings(
     """Read and check the settings of a directory.
 
     Args:
-        directory: Where `.env` and `syncctl.toml` are; by default what `SYNCCTL_DIRECTORY` names, or the working
-            directory. Both files may be missing.
+        directory: The directory of `.env` and `syncctl.toml`; by default the one that `SYNCCTL_DIRECTORY` names, or the
+            working directory. Both files may be missing.
         flags: Values of the command line by key, as in `{"worker.concurrency": 8}`; None is a flag that was not given.
         flag_names: The name of a flag in errors, by key, as in `{"redis_url": "--redis-url"}`.
-        environment: What to read in place of `os.environ`, which is never changed.
-        files_from: Where the relative paths of files begin; the directory by default.
+        environment: The variables to read instead of `os.environ`, which is never changed.
+        files_from: The directory that relative paths of files start from; by default `directory`.
 
     Raises:
         ConfigurationError: with one line for each wrong value: its key, where it stands, and the fix.
@@ -67,7 +67,7 @@ def _load(home: Path, variables: Variables, flags: Layer) -> Settings:
 
 
 def _read_layers(home: Path, variables: Variables, flags: Layer) -> Layers:
-    # A file that is written while it is read counts as changed.
+    # Stamp the files before they are read, so that one that is written in between is seen as changed.
     stamps = {path: stamp_file(path) for path in (home.absolute() / ENV_FILE, home.absolute() / TOML_FILE)}
     tree, toml_lines = read_toml(home / TOML_FILE)
     dotenv, dotenv_lines, problems = read_dotenv(home / ENV_FILE)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def list_missing(settings: "Settings") -> list[Problem]:
-    """Return what the streams and the alerts need and lack."""
+    """Return the settings that the streams and the alerts need and that are missing."""
     streams = settings.streams.values()
     problems: list[Problem] = []
     for name in _list_used(settings.sources, {stream.source for stream in streams}):
@@ -30,7 +30,7 @@ def list_missing(settings: "Settings") -> list[Problem]:
 
 
 def list_missing_of_alerts(settings: "Settings") -> list[Problem]:
-    """Return what the channels of alerts lack; without it nothing is sent through them."""
+    """Return the missing settings of the channels of alerts; without them nothing is sent through a channel."""
     absent = [path for path in settings.layers.absent if path[0] == "alerts"]
     problems = [problem for path in absent if (problem := settings.layers.find_absent(path))]
     if settings.alerts.email_to and not settings.alerts.smtp and not any(path[-1] == "smtp" for path in absent):
@@ -41,17 +41,17 @@ def list_missing_of_alerts(settings: "Settings") -> list[Problem]:
 
 
 def list_missing_of_source(settings: "Settings", name: str) -> list[Problem]:
-    """Return what a source lacks: its URL."""
+    """Return the missing settings of a source: its URL."""
     return [] if settings.sources[name].url else [_explain(settings, ("sources", name, "url"))]
 
 
 def list_missing_of_partner(settings: "Settings", name: str) -> list[Problem]:
-    """Return what a partner lacks: its URL, and the credentials of its auth."""
+    """Return the missing settings of a partner: its URL, and the credentials of its auth."""
     partner, layers = settings.partners[name], settings.layers
     problems = [] if partner.url else [_explain(settings, ("partners", name, "url"))]
     token = ("partners", name, "auth", "token")
     if partner.auth.type == "bearer" and not partner.auth.token:
-        # A partner whose auth was not written has none; a token that was asked for must be there.
+        # A partner without an auth section needs no token, but one that is referred to or required must be set.
         absent = layers.find_absent(token) or (layers.find_absent(("partner_token",)) if name == "default" else None)
         if absent or ("type" in partner.auth.model_fields_set and "token" not in partner.auth.model_fields_set):
             problems.append(absent or _explain(settings, token))
@@ -67,12 +67,12 @@ def list_missing_of_partner(settings: "Settings", name: str) -> list[Problem]:
 
 
 def _list_used(configured: Collection[str], used: Collection[str]) -> list[str]:
-    """Return the names that must be complete: `default` is always there, so it must be only if it is used."""
+    """Return the sections that must be complete: all but an unused `default`, which always exists."""
     return [name for name in configured if name != "default" or name in used]
 
 
 def _explain(settings: "Settings", path: Path) -> Problem:
-    """Return why a setting is missing: a `${NAME}` that is not set, or the setting itself is not."""
+    """Return why a setting is missing: its `${NAME}` is not set, or the setting itself is not."""
     layers, shared = settings.layers, FILLED_IN.get(path)
     absent = layers.find_absent(path) or (layers.find_absent((shared,)) if shared else None)
     variable = shared.upper() if shared else "__".join(path).upper().replace("-", "_")

@@ -147,14 +147,14 @@ class Settings(Section):
     @field_validator("sources")
     @classmethod
     def _fill_in_source(cls, sources: dict[str, SourceSettings], info: ValidationInfo) -> dict[str, SourceSettings]:
-        """Let `source_url` stand in for the URL of the source `default`."""
+        """Use `source_url` as the URL of the source `default` if that has none."""
         url = info.data.get("source_url")
         return {name: _fill_in(source, url=url) if name == "default" else source for name, source in sources.items()}
 
     @field_validator("partners")
     @classmethod
     def _fill_in_partner(cls, partners: dict[str, PartnerSettings], info: ValidationInfo) -> dict[str, PartnerSettings]:
-        """Let `partner_url` and `partner_token` stand in for those of the partner `default`."""
+        """Use `partner_url` and `partner_token` for the partner `default` if that has none."""
         url, token = info.data.get("partner_url"), info.data.get("partner_token")
         filled = dict(partners)
         if "default" in partners:
@@ -174,7 +174,7 @@ class Settings(Section):
 
     @property
     def layers(self) -> "Layers":
-        """Return where the values come from."""
+        """Return the layers that the values come from."""
         return self._layers
 
     @property
@@ -189,13 +189,13 @@ class Settings(Section):
 
     @property
     def redis_namespace(self) -> str:
-        """Return the beginning of every key in Redis, which no other project has."""
+        """Return the beginning of every key in Redis, which is the project's own."""
         own = "" if self.project_name == DEFAULT_DATABASE else f"{self.project_name}:"
         return f"{self.redis_prefix}:{own}"
 
     @property
     def is_configured(self) -> bool:
-        """Tell whether anything says which project this is, rather than whatever runs on this machine."""
+        """Tell whether a setting identifies the project; the defaults mean whatever runs on this machine."""
         named = ("project", "mongo_url", "redis_url", "streams")
         return any(self.layers.find_origin((name,)) is not None for name in named) or bool(self.streams)
 
@@ -234,7 +234,7 @@ class Settings(Section):
         return section.make_partner(name)
 
     def partners_in_use(self) -> list[Partner]:
-        """Return the partners of streams, without those whose settings are incomplete."""
+        """Return the partners that streams use, except those whose settings are incomplete."""
         names = dict.fromkeys(stream.partner for stream in self.streams.values())
         return [self.partner(name) for name in names if not missing.list_missing_of_partner(self, name)]
 
@@ -257,7 +257,7 @@ class Settings(Section):
             raise make_error(problems)
 
     def find_secret_name(self, name: str) -> str | None:
-        """Return the variable that holds the one secret of a partner's auth; None if that is not known."""
+        """Return the variable that holds the one secret of a partner's auth; None if it is not known."""
         auth = self.partners[name].auth
         secret = {"bearer": auth.token, "api_key": auth.value}.get(auth.type)
         if not secret:
@@ -266,7 +266,7 @@ class Settings(Section):
         return self.layers.named.get(secret) or shared
 
     def secrets(self) -> frozenset[str]:
-        """Return the passwords and tokens in use, in every spelling: they are masked wherever text goes out."""
+        """Return the passwords and tokens in use, in every spelling, so that all output can be masked."""
         found: set[str] = set()
         for path, field in list_values(Settings, self.section_names()):
             kind, value = find_kind(field), read_value(self, path)

@@ -83,12 +83,12 @@ class AuthSettings(Section):
                 yield key, f'is for type {owner}; set type = "{owner}" or remove it'
 
     def list_values(self) -> dict[str, str]:
-        """Return what is set, by key."""
+        """Return the values that are set, by key."""
         values = {key: read_key(self, key) for key in list_fields(type(self)) if key != "type"}
         return {key: value for key, value in values.items() if value is not None}
 
     def make_credentials(self) -> Credentials:
-        """Return the credentials of this kind; none where nothing is set."""
+        """Return the credentials of this kind; none if nothing is set."""
         kind = KINDS[self.type]
         values = {key: value for key, value in self.list_values().items() if key in (*kind.needs, *kind.takes)}
         return Credentials(kind=self.type, values=values) if values else Credentials()

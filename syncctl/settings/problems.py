@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from syncctl.settings.layers import Layers
 
 FILE_AT_MOST_BYTES = 4 * 1024 * 1024
-"""The size of `.env` and of `syncctl.toml`."""
+"""The largest size of `.env` and of `syncctl.toml`."""
 DEEPEST = 50
-"""Tables and lists within each other: all that reads settings calls itself for each."""
+"""How deep tables and lists may be nested: the functions that read settings recurse into each level."""
 HINT = "correct these settings, then run: syncctl config"
 _START = (
     'is required: write start = "beginning" (all existing rows), "now" (only rows from now on) or a cursor value; '
@@ -49,11 +49,11 @@ _TEXTS = {
 class Problem:
     """One wrong setting."""
 
-    #: As in `streams.orders.start`.
+    #: The key with the tables above it, as in `streams.orders.start`.
     key: str
     #: Where its value stands: `syncctl.toml line 12`, `.env line 3`, `environment`.
     origin: str
-    #: What is wrong and how to put it right. Never holds a secret.
+    #: The error and its fix. Never holds a secret.
     text: str
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """The settings as files: `.env`, `syncctl.toml`, their examples, and the reference in the documentation.
 
-Run `python -m syncctl.settings.render` in the project to write the examples and the reference anew.
+Run `python -m syncctl.settings.render` in the project to regenerate the examples and the reference.
 """
 
 import json
@@ -52,8 +52,8 @@ def render_env(values: Mapping[str, str], *, complete: bool = False) -> str:
     """Return a `.env` file.
 
     Args:
-        values: By name; connections that are not among them take their default, foreign names come last.
-        complete: Whether to add, commented out, everything else that can be set.
+        values: Values by name; missing connections get their default, and other variables come last.
+        complete: Whether to add all other settings, commented out.
     """
     lines = [_ENV_HEAD]
     known = [name.upper() for name in CONNECTIONS]
@@ -69,7 +69,7 @@ def render_env(values: Mapping[str, str], *, complete: bool = False) -> str:
 
 
 def render_connection(key: str, value: str | None) -> list[str]:
-    """Return the lines of a connection in `.env`: what it is, and its value or its default."""
+    """Return the lines of a connection in `.env`: its explanation, and its value or its default."""
     field = Settings.model_fields[key]
     return [f"# {_sentence(field)}", f"{key.upper()}={quote_env(field.default or '' if value is None else value)}"]
 
@@ -102,8 +102,8 @@ def render_stream(name: str, values: Mapping[str, Any], remarks: Mapping[str, st
     """Return the section of one stream.
 
     Args:
-        remarks: By key, what stands behind its value; one of a key without a value stands behind a line that is
-            commented out, with a sample.
+        remarks: Comments to write after the values, by key; for a key without a value, a line with a sample is written,
+            commented out.
     """
     fields = StreamSettings.model_fields
     lines = [f"[streams.{name}]"]
@@ -140,7 +140,7 @@ def _list_rows(key: str, field: FieldInfo) -> list[str]:
     default = "" if section else _show_default(field)
     rows = [f"| `{key}` | {default} | {_escape(field.description or '')} |"]
     if section is not None and is_named(field):
-        # The keys of children's children are those of children.
+        # Children of children have the same keys as children.
         rows += [] if ".NAME." in key else _list_section(f"{key}.NAME", section)
     elif section is not None:
         rows += _list_section(key, section)
@@ -173,7 +173,7 @@ def _list_child_lines(stream: str) -> list[str]:
 
 
 def _sample(field: FieldInfo) -> Any:
-    """Return the default of a field; if that is nothing, its sample."""
+    """Return the default of a field, or its sample if the default is empty."""
     if field.default in (None, (), {}, PydanticUndefined):
         return field.examples[0] if field.examples else ""
     return field.default
@@ -225,7 +225,7 @@ def _replace_reference(text: str) -> str:
 
 
 def write_examples(project: Path) -> None:
-    """Write the examples and the reference of a project anew. Safe to repeat."""
+    """Regenerate the examples and the reference of a project. Safe to repeat."""
     sample = {"SOURCE_URL": "source_url", "PARTNER_URL": "partner_url"}
     values = {name: str((Settings.model_fields[key].examples or [""])[0]) for name, key in sample.items()}
     (project / f"{ENV_FILE}.example").write_text(render_env(values, complete=True), encoding="utf-8")

@@ -40,7 +40,7 @@ def takes_no_reference(path: Sequence[str]) -> bool:
 
 
 def check_body(template: str | None, info: ValidationInfo) -> str | None:
-    """Check the template of a body of the stream's content type."""
+    """Check the template of a body against the stream's content type."""
     if template is not None:
         _compile_template(template, content_type=get_content_type(info), remote=get_remote_names(info))
     return template
@@ -70,7 +70,7 @@ def get_content_type(info: ValidationInfo) -> str:
 
 
 def get_remote_names(info: ValidationInfo) -> tuple[str, ...] | None:
-    """Return the names of the partner's values that a stream captures; None where they have an error of their own."""
+    """Return the names of the partner's values that a stream captures; None if `capture` or `lookup` has an error."""
     if "capture" not in info.data or "lookup" not in info.data:
         return None
     return tuple(dict.fromkeys([*info.data["capture"], *info.data["lookup"].capture]))

@@ -48,7 +48,7 @@ def read_value(section: BaseModel, path: Path) -> Any:
 
 
 def find_section(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the section that a field holds, also as one of many named ones; None for a single value."""
+    """Return the section that a field holds, once or by name; None if it holds a single value."""
     annotation = field.annotation
     if typing.get_origin(annotation) is dict:
         annotation = typing.get_args(annotation)[1]
@@ -61,7 +61,7 @@ def is_named(field: FieldInfo) -> bool:
 
 
 def find_keys(model: type[BaseModel], path: Path) -> tuple[str, ...]:
-    """Return the keys that may stand directly under a path; empty where any name may, or nothing can."""
+    """Return the keys that may stand directly under a path; empty if any name may, or if nothing can."""
     if not path:
         return tuple(list_fields(model))
     field = list_fields(model).get(path[0])
@@ -73,7 +73,7 @@ def find_keys(model: type[BaseModel], path: Path) -> tuple[str, ...]:
 
 
 def find_field(model: type[BaseModel], path: Path) -> FieldInfo | None:
-    """Return the field at a path, None where the model has none (a name such as `streams.orders` is none)."""
+    """Return the field at a path; None if the model has none (`streams.orders` is a name, not a field)."""
     field = list_fields(model).get(path[0]) if path else None
     if field is None or len(path) == 1:
         return field
@@ -101,7 +101,7 @@ def is_table(model: type[BaseModel], path: Path) -> bool:
 def is_credential(model: type[BaseModel], path: Path) -> bool:
     """Tell whether a secret stands at a path: it is never shown, and never written out in syncctl.toml.
 
-    Of a partner's headers, those are whose name says so.
+    A partner's header holds a secret if its name says so.
     """
     match path:
         case ("partners", _, "headers"):

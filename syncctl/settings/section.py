@@ -1,4 +1,4 @@
-"""A section of the settings: its keys, the rules between them, and the value that the pipeline gets from it."""
+"""A section of the settings: its keys, the rules between them, and the value that it builds for the pipeline."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +21,9 @@ def setting(
     """Declare a setting.
 
     Args:
-        default: Without one the setting is required.
-        text: What it is for, as the examples and the documentation show it.
-        sample: What the examples show if the default is nothing.
+        default: The default; if it is omitted, the setting is required.
+        text: The purpose of the setting, which the examples and the documentation show.
+        sample: The value that the examples show if the default is empty.
         written_as: Its key, if that is a reserved word of Python.
     """
     examples = None if sample is None else [sample]
@@ -41,7 +41,7 @@ class Rule:
 def rule(*keys: str) -> Callable[[Callable[[Any], Broken]], Rule]:
     """Make a method of a section a rule between these keys.
 
-    The rule is skipped if one of the keys has an error of its own, so that one wrong value gives one error.
+    The rule is skipped if one of the keys is wrong itself, so that one wrong value gives one error.
     """
     return lambda check: Rule(keys=frozenset(keys), check=check)
 
@@ -56,7 +56,7 @@ class Section(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _check_rules(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check the rules between the keys too, also if a key has an error of its own: all errors come at once."""
+        """Check the rules between the keys even if a key is wrong itself, so that all errors are reported at once."""
         errors: list[ErrorDetails] = []
         try:
             section: Self | None = handler(data)
@@ -78,7 +78,7 @@ class Section(BaseModel):
     def _read_without(
         cls, wrong: set[str], data: Mapping[str, Any], handler: ModelWrapValidatorHandler[Self]
     ) -> Self | None:
-        """Return the section without these keys, for the rules between the others."""
+        """Return the section without the wrong keys, to check the rules between the others; None if it is invalid."""
         rest = {key: value for key, value in data.items() if key not in wrong}
         for key, field in cls.model_fields.items():
             if field.is_required() and field.examples:

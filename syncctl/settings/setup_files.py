@@ -24,12 +24,12 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def draft_setup(
     directory: Path, values: Mapping[str, str], streams: Streams, *, section: str | None = None
 ) -> dict[str, str]:
-    """Return the files that differ from what is there, by name.
+    """Return the new texts of the files that would change, by name.
 
     Args:
         values: Variables for `.env`; its other variables stay, and missing ones are added.
         streams: The streams of `syncctl.toml`; without any, an existing file stays as it is.
-        section: The streams as TOML, to be appended to an existing `syncctl.toml` in place of replacing it.
+        section: The streams as TOML, to be appended to an existing `syncctl.toml` instead of replacing it.
 
     Raises:
         ConfigurationError: an existing file cannot be read, or a value is wrong.
@@ -57,7 +57,7 @@ def merge_env(env: DotenvFile, given: Mapping[str, str], *, elsewhere: Collectio
     """Return the text of a `.env` with these values, and with every connection that it lacks.
 
     Args:
-        given: By name; they replace the values of the file.
+        given: Values by name; they replace those of the file.
         elsewhere: Connections that another file sets: a default in `.env` would override them.
     """
     if env.text is None:
@@ -107,7 +107,7 @@ def write_setup(directory: Path, texts: Mapping[str, str], *, keep_old: bool = T
     drafts: dict[Path, Path] = {}
     try:
         for name, text in texts.items():
-            # A file that is a link stays one: the file that it leads to is replaced.
+            # A symbolic link stays: the file that it points to is replaced.
             path = (directory / name).resolve() if name == ENV_FILE or not keep_old else directory / name
             drafts[path] = write_draft(path, text, mode=0o600 if name == ENV_FILE else _find_mode(path))
         if keep_old and TOML_FILE in texts and (directory / TOML_FILE).exists():
@@ -122,13 +122,13 @@ def write_setup(directory: Path, texts: Mapping[str, str], *, keep_old: bool = T
 
 
 def save_values(directory: Path, values: Mapping[str, str]) -> None:
-    """Write these variables to `.env`, and leave all else in it as it is.
+    """Write these variables to `.env`, and leave the rest of the file unchanged.
 
-    The file is a new one that takes the place of the old: whoever has that open, or could read it, does not see them.
+    A new file replaces the old one, so that a process that has the old file open, or could read it, does not see them.
 
     Raises:
-        UsageError: it cannot be written.
-        ConfigurationError: it cannot be read.
+        UsageError: the file cannot be written.
+        ConfigurationError: the file cannot be read.
     """
     env = DotenvFile(directory)
     text = env.change(values)
@@ -140,7 +140,7 @@ def save_values(directory: Path, values: Mapping[str, str]) -> None:
 
 
 def list_overruled(values: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each of these variables of `.env` to which the environment gives another value."""
+    """Return a sentence for each of these variables of `.env` that has another value in the environment."""
     environment = {name.upper(): (name, value) for name, value in os.environ.items() if value}
     overruling = [
         (name, environment[other][0])
@@ -158,7 +158,7 @@ def check_appendable(directory: Path) -> None:
     """Check that a stream can be appended to `syncctl.toml`, if there is one.
 
     Raises:
-        ConfigurationError: it is not TOML, or it has its streams in one table of a line, which is closed.
+        ConfigurationError: the file is not TOML, or its streams are an inline table, which no section can extend.
     """
     with _refuse_wrong("nothing was written"), tempfile.TemporaryDirectory(prefix="syncctl-append-") as draft:
         path = Path(draft) / TOML_FILE
@@ -199,7 +199,7 @@ def append_stream(directory: Path, name: str, block: str) -> Path:
 
 
 def _append(path: Path, section: str) -> str:
-    """Return the text of a file, byte for byte, with a section behind it."""
+    """Return the text of a file, unchanged byte for byte, with a section after it."""
     text = path.read_bytes().decode("utf-8") if path.is_file() else ""
     end = "\r\n" if "\r\n" in text else "\n"
     gap = "" if not text.strip("\ufeff") else end if text.endswith(("\n", "\r")) else end * 2
@@ -212,11 +212,11 @@ def _find_mode(path: Path) -> int:
 
 @contextmanager
 def _refuse_wrong(hint: str) -> Iterator[None]:
-    """Let errors of the settings say that nothing was written."""
+    """Make errors of the settings say that nothing was written."""
     try:
         yield
     except ConfigurationError as error:
-        # `streams = { ... }` on one line is closed: TOML lets no section add to it.
+        # `streams = { ... }` on one line is an inline table, which TOML lets no section extend.
         if "TOML" in error.what:
             hint = "nothing was written; write streams in syncctl.toml as [streams.NAME], then run it again"
         error.hint = hint

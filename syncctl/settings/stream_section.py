@@ -1,4 +1,4 @@
-"""The section of a stream: what is read, the requests that are sent, and how they are repeated."""
+"""The section of a stream: the rows that it reads, the requests that it sends, and their retries."""
 
 import re
 from pathlib import Path
@@ -464,7 +464,7 @@ class StreamSettings(Section):
         """Return the stream that is polled and delivered.
 
         Args:
-            directory: Where the relative path of `body_schema` begins.
+            directory: The directory that the relative path of `body_schema` starts from.
         """
         method, path = parse_endpoint(self.endpoint)
         sends_deletes = self.delete_endpoint != request_types.NO_DELETES

@@ -28,7 +28,7 @@ _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\
 _TOKEN = re.compile(
     r"""\"{3}(?:\\[\s\S]|[^\\])*?\"{3,5}|'{3}[\s\S]*?'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*|[\[\]{}\n]"""
 )
-"""What decides where a statement ends: strings, comments, brackets and line ends."""
+"""The tokens that decide where a statement ends: strings, comments, brackets and line ends."""
 _ENDS_IN_REFERENCE = re.compile(r"^(\w+ )?\$\{\w+\}$")
 """A header may show its scheme: `Basic ${NAME}`."""
 _URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url", "proxy", "smtp")
@@ -79,7 +79,7 @@ def _make_syntax_error(message: str, line: int, column: int) -> ConfigurationErr
 
 
 def _find_lines(text: str) -> Iterator[tuple[Path, int]]:
-    """Yield each path of a text that is TOML, with its line: tomllib does not report positions."""
+    """Yield each path of a valid TOML text with its line, because tomllib does not report positions."""
     header: Path = ()
     for begun, statement in _split_statements(text):
         tree = tomllib.loads(statement)
@@ -91,7 +91,7 @@ def _find_lines(text: str) -> Iterator[tuple[Path, int]]:
 
 
 def _split_statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each statement with its first line: it ends where a line ends outside of brackets and strings."""
+    """Yield each statement with its first line; a statement ends at a line end outside of brackets and strings."""
     begin, line, depth = 0, 1, 0
     for token in _TOKEN.finditer(text + "\n"):
         if token[0] == "\n" and depth == 0:

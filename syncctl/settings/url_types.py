@@ -15,7 +15,7 @@ _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SECOND_AT = re.compile(r"^[^:]*://[^/?#]+[/?#].*@", re.DOTALL)
 _WITHOUT_PASSWORD = re.compile(r"[^:]*://[^/?#:@]+/[^?#:@]*\?[^:#]*@[^@]*")
-"""A URL whose query alone holds an @, as in UID=me@example.com: without a colon before it, it ends no password."""
+"""A URL with an @ only in its query, as in UID=me@example.com; without a colon before it, the @ ends no password."""
 _REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
 _SQLITE_NAME = re.compile(r"\.(db|sqlite3?)$", re.IGNORECASE)
@@ -76,19 +76,19 @@ def _check_mongo_url(url: str) -> str:
 
 
 def _refuse_at_in_password(parts: SplitResult) -> None:
-    """Refuse more than one @ before the host: what reads it differs in where the password ends."""
+    """Refuse more than one @ before the host: programs disagree on where the password ends."""
     if parts.netloc.count("@") > 1:
         raise ValueError("has an @ in its user or password; percent-encode it as %40")
 
 
 def _refuse_bare_percent(parts: SplitResult) -> None:
-    """Refuse a % that begins no encoded character, which the driver refuses too, in the words of Python."""
+    """Refuse a % that begins no encoded character; the driver refuses it too, but with an error in terms of Python."""
     if _BARE_PERCENT.search(parts.netloc.rpartition("@")[0]):
         raise ValueError("has a % in its user or password that begins no encoded character; write it as %25")
 
 
 def _refuse_second_at(url: str) -> None:
-    """Refuse an @ behind the host: it and what is before it may be the rest of a password."""
+    """Refuse an @ after the host: the text up to it may be the rest of a password."""
     if _SECOND_AT.search(url) and not _WITHOUT_PASSWORD.fullmatch(url):
         raise ValueError(
             "has an @ behind its host; percent-encode special characters of user, password and parameters, @ as %40"
@@ -109,9 +109,9 @@ def _find_sqlite_path(text: str) -> Path | None:
         path = Path(text).expanduser().absolute()
         is_path = path.is_file() or (_SQLITE_NAME.search(text) and not set(":@") & set(_DRIVE.sub("", text)))
     except (OSError, RuntimeError, ValueError):
-        # Too long, a home that is not known, a NUL.
+        # The path is too long, names an unknown home directory, or contains a NUL.
         return None
-    # Behind a question mark begins the query of a URL.
+    # The query of a URL begins after a question mark.
     return path if is_path and "?" not in path.as_posix() else None
 
 

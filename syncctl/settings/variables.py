@@ -33,7 +33,7 @@ class NotSetError(Exception):
 
 
 class NotReadableError(Exception):
-    """A reference is broken, or the file that it leads to; the text says how and never holds a value."""
+    """A reference is wrong, or its file cannot be read; the text says why, and never holds a value."""
 
 
 @dataclass(kw_only=True)
@@ -135,8 +135,8 @@ class VariableReader:
     Args:
         locate: Returns where a variable stands.
         fill: Whether values may hold `${NAME}`: those of `.env` may, those of the environment are taken as they are.
-        above: The layer that takes precedence: a file is not read for a value that stands there. This process may not
-            be allowed to read it, as where systemd hands the secrets of `.env` to a service.
+        above: The layer that takes precedence: no file is read for a value that this layer sets. This process may not
+            be allowed to read the file, for example if systemd passes the secrets of `.env` to a service.
     """
 
     variables: Variables
@@ -165,11 +165,11 @@ class VariableReader:
         return self.layer
 
     def _put(self, path: Path, name: str, value: str, from_file: bool) -> None:
-        # What a file holds was decoded when it was read.
+        # The content of a file was decoded when it was read.
         if not self.fill and has_surrogate(value):
             self._complain(path, name, "is not UTF-8 text; correct it")
             return
-        # What takes no reference is written alike in every place, with $${ for a plain ${.
+        # A setting that takes no reference is written alike in every place, with $${ for a plain ${.
         is_fixed = takes_no_reference(path) and not from_file
         if is_fixed and has_reference(value):
             self._complain(path, name, NO_REFERENCE)
@@ -195,7 +195,7 @@ class VariableReader:
 def _find_path(name: str) -> Path | None:
     first, *rest = name.split("__")
     if rest:
-        # One more than may be is enough to be refused.
+        # One level more than allowed is enough for the value to be refused.
         return tuple(part.lower() for part in (first, *rest[:DEEPEST])) if first in _PREFIXES else None
     key = name.lower()
     return (key,) if is_value(Settings, (key,)) or is_value(Settings, (key.removesuffix("_file"),)) else None

@@ -1,4 +1,4 @@
-"""alerts: whether something fires, and whether the channels take messages."""
+"""alerts: whether an alert fires, and whether the channels take messages."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def list_units(services: "Services") -> Sequence[Unit]:
-    """Return the check of what fires, and one for each channel."""
+    """Return the check of the firing alerts, and one check for each channel."""
     units = [Unit(name="alerts", look=lambda: check_firing(services), needs=("mongodb",))]
     for name in list_channel_names(services.settings):
         units.append(
@@ -74,7 +74,7 @@ def check_channel(services: "Services", name: str) -> Finding:
             "\n".join([f"it has taken nothing for {since}: {channel.error}", *given_up]),
             "correct [alerts], then run: syncctl alerts test",
         )
-    refused = [f"{found['recipient']} was refused: {found['reply']}" for found in channel.refused_recipients]
+    refused = [f"{refusal['recipient']} was refused: {refusal['reply']}" for refusal in channel.refused_recipients]
     if refused or given_up:
         hint = "correct alerts.email_to, restart the workers, then run: syncctl alerts test"
         return warned(

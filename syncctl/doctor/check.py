@@ -8,7 +8,7 @@ from syncctl.errors import ConfigurationError, ServiceUnavailable, SyncctlError
 
 
 class Status(StrEnum):
-    """How a check ended. `skip`: one that it needs has failed, or there is nothing to check."""
+    """How a check ended. `skip`: a check that it needs has failed, or there is nothing to check."""
 
     OK = "ok"
     WARN = "warn"
@@ -24,9 +24,9 @@ class Finding:
     """The outcome of a check."""
 
     status: Status
-    #: One line for each thing that was found.
+    #: One line for each fact.
     detail: str
-    #: The command or the setting that fixes it.
+    #: The command or the setting that fixes the problem.
     hint: str = ""
 
 
@@ -54,22 +54,22 @@ class Unit:
 
 
 def passed(detail: str, hint: str = "") -> Finding:
-    """Return that everything is as it should be."""
+    """Return the finding that everything is as it should be."""
     return Finding(status=Status.OK, detail=detail, hint=hint)
 
 
 def warned(detail: str, hint: str) -> Finding:
-    """Return that it works, but deserves a look."""
+    """Return the finding that something works, but needs attention."""
     return Finding(status=Status.WARN, detail=detail, hint=hint)
 
 
 def failed(detail: str, hint: str) -> Finding:
-    """Return that it does not work, and what fixes it."""
+    """Return the finding that something does not work, with the fix as its hint."""
     return Finding(status=Status.FAIL, detail=detail, hint=hint)
 
 
 def skipped(detail: str, hint: str = "") -> Finding:
-    """Return that there was nothing to check."""
+    """Return the finding that there was nothing to check."""
     return Finding(status=Status.SKIP, detail=detail, hint=hint)
 
 

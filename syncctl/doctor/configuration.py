@@ -77,7 +77,7 @@ def check_examples(services: "Services") -> Finding:
 
 
 def check_retention(services: "Services") -> Finding:
-    """Report finished records that are removed while the retries of others of the same time still go on."""
+    """Warn if finished records are removed while other records of the same time may still be retried."""
     settings = services.settings
     spans = {name: find_last_retry(settings.stream(name).retry) for name in settings.stream_names}
     if not spans:
@@ -117,7 +117,7 @@ def _list_secret_files(settings: "Settings", directory: Path) -> list[tuple[str,
         if name in layers.named_files and any(secret in text for secret in secrets):
             files.append((f"the file of {name}_FILE", layers.named_files[name]))
     for name, partner in settings.partners.items():
-        # A certificate's file holds the key too, unless another one does.
+        # The file of a certificate holds the key too, unless the key has its own file.
         key = "client_key" if partner.client_key else "client_cert"
         if path := getattr(partner, key):
             files.append((f"partners.{name}.{key}", layers.directory / path))
@@ -131,7 +131,7 @@ def _list_secret_files(settings: "Settings", directory: Path) -> list[tuple[str,
 
 
 def _holds_any(path: Path, secrets: Collection[str]) -> bool:
-    """Tell whether a secret stands in a file, which may as well name the files of all secrets."""
+    """Tell whether a file holds a secret; it may instead only name the files of the secrets."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -44,7 +44,7 @@ class Services:
 
     @property
     def broker(self) -> Broker:
-        """Redis beside Celery."""
+        """Redis, as syncctl uses it beside Celery."""
         with self._lock:
             return self._broker
 

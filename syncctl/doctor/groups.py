@@ -1,4 +1,4 @@
-"""The groups of checks, and the names of checks that `syncctl doctor` takes."""
+"""The groups of checks, and the names of checks that `syncctl doctor` accepts."""
 
 from collections.abc import Iterable, Sequence
 
@@ -46,7 +46,7 @@ def choose_checks(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def settle_names(chosen: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the chosen names after checking that these settings have checks whose names are, or begin with, them.
+    """Return the chosen names; each must be, or begin, the name of a check of these settings.
 
     A word after a name continues it if such a check exists: `source orders index`.
 

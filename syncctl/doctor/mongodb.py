@@ -1,4 +1,4 @@
-"""mongodb, indexes: whether it answers, is new enough, has a majority, and has the right time and indexes."""
+"""mongodb, indexes: whether MongoDB answers, is new enough, has a majority, and has the right time and indexes."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MEMBERS_APART_SECONDS = 2.0
 HISTORY_SECONDS = 60
-"""More history than this is worth a word: syncctl reads none of it."""
+"""A longer history is reported, because syncctl reads none of it."""
 
 # MongoDB's clock is read with $documents, which 5.0 does not know.
 OLDEST = (6, 0)
@@ -36,7 +36,7 @@ def list_units(services: "Services") -> Sequence[Unit]:
 def check_server(services: "Services") -> Finding:
     """Check whether MongoDB answers, and its version."""
     try:
-        # The driver waits for a server that may still start; a refused connection ends the wait.
+        # The driver would wait for a server that may still start; here, a refused connection ends the wait.
         services.ledger.check_reachable(timeout_seconds=services.timeout_seconds)
         version = str(services.ledger.describe_server()["version"])
         seconds = services.ledger.read_history_seconds()
@@ -72,7 +72,7 @@ def check_clock(services: "Services") -> Finding:
     before = datetime.now(UTC)
     there = services.ledger.streams.server_time()
     after = datetime.now(UTC)
-    # Up to half of the round trip does not matter.
+    # A difference of up to half the round trip is ignored.
     apart = abs((there - (before + (after - before) / 2)).total_seconds())
     detail = f"MongoDB's clock and this machine's are {apart:.1f} s apart"
     if apart < CLOCKS_APART_SECONDS:

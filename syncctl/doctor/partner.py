@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
 
 CALLS_PER_SECOND_FROM = 600
-"""Calls a minute from which a rate is proposed in calls a second."""
+"""From this many calls a minute on, the proposed rate is in calls a second."""
 
 
 def list_units(services: "Services") -> Sequence[Unit]:
@@ -40,7 +40,7 @@ def check_partner(services: "Services", name: str) -> Finding:
     settings = services.settings
     partner = services.partner(name)
     streams = [settings.stream(stream) for stream in settings.stream_names if settings.streams[stream].partner == name]
-    # The workers' token: a new one would invalidate it at a partner that accepts only the newest.
+    # Use the workers' token: asking for a new one would invalidate it at a partner that accepts only the newest.
     token_cache = services.token_cache if partner.auth.kind == "oauth2" else None
     clients = [PartnerClient(partner, stream, token_cache=token_cache) for stream in streams]
     try:
@@ -68,7 +68,7 @@ def _judge(probe: Probe, name: str, partner: Partner) -> Finding:
     status = probe.status or 0
     if status in {401, 403}:
         return warned(probe.detail, f"check {secret}; some partners refuse every OPTIONS request")
-    # 501: it does not know OPTIONS, which says nothing of other calls.
+    # With 501 the partner does not know OPTIONS, which says nothing about other calls.
     if status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED:
         return warned(probe.detail, "ask the partner whether it has a problem; deliveries are retried in the meantime")
     return passed(probe.detail)
@@ -91,14 +91,14 @@ def check_calls(services: "Services", name: str) -> Finding:
 
 
 def _look_at_pace(services: "Services", name: str, pace: Sequence[Mapping[str, Any]], now: datetime) -> Finding | None:
-    """Propose the rate that a partner was seen to let through, if it answers that it gets too many calls."""
+    """Propose the rate of calls that a partner has let through, if it answers that it gets too many calls."""
     pace = [minute for minute in pace if now - minute["minute"] < timedelta(minutes=PACE_MINUTES + 1)]
     limited = sum(minute["limited"] for minute in pace)
     if not limited:
         return None
     calls = limited + sum(minute["passed"] for minute in pace)
     detail = f"{limited:,} of {calls:,} calls met its limit (429) in the last {PACE_MINUTES} minutes"
-    # The minute in which counting began, and the one that is not over, are not whole.
+    # Only whole minutes are used: neither the one in which counting began, nor the current one.
     counted = {minute["minute"] for minute in pace}
     whole = [
         minute["passed"]
@@ -114,7 +114,7 @@ def _look_at_pace(services: "Services", name: str, pace: Sequence[Mapping[str, A
     seen = median(whole)
     rate = services.partner(name).rate
     if rate is not None:
-        # It was met in spite of this rate.
+        # The partner refused calls in spite of this rate, so a lower one is proposed.
         seen = min(seen, 0.9 * 60 * rate[0] / rate[1])
     shown = f"{int(seen / 60)}/second" if seen >= CALLS_PER_SECOND_FROM else f"{max(1, int(seen))}/minute"
     hint = f'write rate = "{shown}" under [partners.{name}] in syncctl.toml, then restart the workers'

@@ -1,4 +1,4 @@
-"""redis: whether it answers, and whether it is set up so that it loses no message."""
+"""redis: whether Redis answers, and whether it is set up so that it loses no message."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _REFUSALS = {
     "maxmemory": "raise maxmemory, or find the largest keys: redis-cli --bigkeys",
     "misconf": "free space on Redis's disk, and read Redis's log",
 }
-"""What to do where Redis answers and refuses a write, by a part of its reply."""
+"""The hints for a Redis that answers but refuses a write, by a part of its reply."""
 
 OLDEST_TRIED = (6, 0)
 FULL = 0.9

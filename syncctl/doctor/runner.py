@@ -12,13 +12,13 @@ from syncctl.logs import get_logger
 log = get_logger(__name__)
 
 GRACE_SECONDS = 2.0
-"""A service's own deadline is as long as a check's, and its message then is worth waiting for.
+"""How long a check may exceed its deadline: a service's own deadline is as long, and its message worth waiting for.
 
 The service's deadline begins after the driver was imported, which takes a second on a busy machine.
 """
 
 AT_ONCE = 24
-"""Thirty streams have a hundred checks, and each check of a source opens its own connection."""
+"""The most checks at once: thirty streams have a hundred checks, and each check of a source opens a connection."""
 
 _UNMET = (Status.FAIL, Status.SKIP)
 

@@ -58,7 +58,7 @@ def _is_sqlite(services: "Services", name: str) -> bool:
     try:
         return is_sqlite(services.source(name))
     except ConfigurationError:
-        # Its URL is not set, which the first check reports; the others wait for that one.
+        # The source has no URL, which its first check reports; the other checks wait for that one.
         return False
 
 
@@ -138,7 +138,7 @@ def check_stream(services: "Services", name: str) -> Finding:
 
 
 def _find_fault(services: "Services", stream: Stream, row: Row, columns_fingerprint: str) -> str | None:
-    """Return why a row could not be sent: its request is built, but not sent, and the ledger is not asked."""
+    """Return why a row could not be sent, by building its request without sending it or asking the ledger."""
     if row.error:
         return f"its first row would be logged as failed: {row.error}"
     try:
@@ -155,10 +155,10 @@ def _find_fault(services: "Services", stream: Stream, row: Row, columns_fingerpr
 
 
 def find_shared_addresses(stream: Stream, key: Sequence[str]) -> Iterator[Finding]:
-    """Report each address that names a part of the key only: rows that differ in the rest share it.
+    """Report each address that names only a part of the key: rows that differ in the rest share it.
 
-    A POST adds to what its address names. An address with a value from outside the key, such as the partner's own id,
-    may name one row all the same.
+    A POST is no problem, because it adds to the rows at its address. An address with a value from outside the key, such
+    as the partner's own id, may still name a single row.
     """
     if stream.batching.size > 1:
         return
@@ -192,7 +192,7 @@ def check_index(services: "Services", stream: Stream) -> Finding:
 
 
 def check_write_back(services: "Services", stream: Stream) -> Finding:
-    """Check whether the login may update the columns of `write_back`, by an update of no row that is rolled back."""
+    """Check whether the login may update the columns of `write_back`: try an update of no row, and roll it back."""
     columns = ", ".join(stream.write_back)
     with StreamReader(services.source(stream.source), stream) as reader:
         try:
@@ -203,7 +203,7 @@ def check_write_back(services: "Services", stream: Stream) -> Finding:
 
 
 def list_children(owner: Stream | Child) -> Iterator[Child]:
-    """Yield the children of a stream, and theirs."""
+    """Yield the children of a stream, and the children of those."""
     for child in owner.children:
         yield child
         yield from list_children(child)
@@ -230,7 +230,7 @@ def check_children(services: "Services", stream: Stream, *, is_file: bool) -> Fi
             )
             facts = [] if is_file else [sql_server.check_rights(source, table)]
             by_column = [sql_server.check_index(source, table, [*on[at:], *on[:at]]) for at in range(len(on))]
-            # An index on one of them is enough to find the rows of a parent.
+            # An index on one of these columns is enough to find the rows of a parent.
             facts.append(next((finding for finding in by_column if finding.status == "ok"), by_column[0]))
             if child.cursor and not is_tracked:
                 facts.append(sql_server.check_index(source, table, [child.cursor, *on]))
@@ -262,7 +262,7 @@ def _find_last_poll(services: "Services", stream: str, document: Mapping[str, An
 
 
 def check_gaps(services: "Services", stream: Stream) -> Finding:
-    """Report the numbers of an identity that never came, and those that are still waited for."""
+    """Report the numbers of an identity column that never appeared, and those that are still awaited."""
     memory = read_memory(services.ledger.streams.load_all().get(stream.name, {}).get("cursor") or {})
     waiting = passed(f"waits for {show_gaps(memory.gaps)}" if memory.gaps else "waits for no missing number")
     if not memory.given_up:

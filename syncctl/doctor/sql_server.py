@@ -1,4 +1,4 @@
-"""The facts of a database behind the streams, one function each: it asks the source and judges the answer."""
+"""The checks of the database behind the streams: each function asks the source for one fact and judges it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -101,8 +101,8 @@ def check_role(source: Diagnostics, streams: Sequence[Stream]) -> Finding:
 
 
 def check_clock(source: Diagnostics, ledger_clock: Callable[[], datetime]) -> Finding:
-    """Check how far the source's clock is from MongoDB's; up to half of the round trip does not matter."""
-    # The first question also connects, and that time would be added to the round trip.
+    """Check how far the source's clock is from MongoDB's; a difference of up to half the round trip is ignored."""
+    # The first question also opens the connection, and the time for that must not be part of the round trip.
     source.read_clock()
     before = ledger_clock()
     there = source.read_clock()
@@ -195,7 +195,7 @@ def check_index(source: Diagnostics, stream: Stream, columns: Sequence[str]) -> 
     """Check whether an index serves the order in which a stream is read.
 
     Args:
-        columns: Those that the rows are ordered by.
+        columns: The columns that the rows are ordered by.
     """
     parts, first = split_name(stream.table or ""), columns[0]
     rows = source.ask_index(parts, first)

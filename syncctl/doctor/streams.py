@@ -28,7 +28,7 @@ def list_units(services: "Services") -> Sequence[Unit]:
 
 
 def check_stream(services: "Services", name: str) -> Finding:
-    """Report when a stream was polled, how many records it has to deliver, and everything that holds it."""
+    """Report when a stream was polled, how many records it has to deliver, and each obstacle that holds it."""
     ledger = services.ledger
     facts = gather_facts(
         ledger,

@@ -19,10 +19,10 @@ from syncctl.wiring.operators import list_maintenance
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
 
-# The round trip names the broken hop before the check's own deadline ends it.
+# The round trip takes less than the check's own deadline, so that it can still name the broken hop.
 _ROUND_TRIP_SHARE = 0.8
 CLOCK_OFF_SECONDS = 60.0
-"""A heartbeat may be on its way for some of this."""
+"""From this difference on, a clock is off; the time that a heartbeat takes to arrive is part of the difference."""
 _CLOCK_HINT = "synchronise that machine: timedatectl set-ntp true"
 _BEAT_HINT = "run: syncctl beat (all on one machine: syncctl worker --beat)"
 
@@ -81,7 +81,7 @@ def check_versions(services: "Services") -> Finding:
 
 
 def _describe_ledger(heartbeat: Mapping[str, Any]) -> str | None:
-    """Return which version of the ledger a process knows; None if it is the one of this command."""
+    """Return a sentence on the ledger version that a process knows; None if this command knows the same one."""
     version = int(heartbeat.get("ledger", 0))
     return None if version == VERSION else f"{heartbeat['_id']} knows version {version} of the ledger"
 
@@ -89,7 +89,7 @@ def _describe_ledger(heartbeat: Mapping[str, Any]) -> str | None:
 def check_settings(services: "Services") -> Finding:
     """Check whether all workers run with the current settings and schemas."""
     fingerprint = fingerprint_settings(services.settings)
-    # Another version always has other settings, and has a check of its own.
+    # Another version always has other settings, and `check_versions` reports it.
     workers = [worker for worker in _load(services) if worker.get("version") == __version__]
     others = [str(worker["_id"]) for worker in workers if differs_from(fingerprint, worker)]
     if not others:
@@ -113,7 +113,7 @@ def check_clock_of_beat(services: "Services") -> Finding:
 
 
 def _describe_clock(name: str, heartbeat: Mapping[str, Any]) -> str | None:
-    """Return how far a clock is off; None if it is not, or if an earlier version has not told it."""
+    """Return how far a clock is off; None if it is right, or if an earlier version of syncctl does not report it."""
     if (clock := heartbeat.get("clock")) is None:
         return None
     ahead = (clock - heartbeat["at"]).total_seconds()
@@ -144,7 +144,7 @@ _DROPPED_HINTS = {
     "foreign_key": "something else writes to this project's keys in Redis: find out what, or set another redis_prefix",
     "forged": "restart workers and Beat of an older version; if there is none, find out who else writes to this Redis",
 }
-"""What to do about the reason that most messages were dropped for."""
+"""The hints for the reason for which most messages were dropped."""
 
 
 def check_dropped(services: "Services") -> Finding:

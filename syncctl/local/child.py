@@ -56,7 +56,7 @@ class Child:
     def launch(
         self, command: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, output: int
     ) -> subprocess.Popen[bytes]:
-        """Start the program in a session of its own.
+        """Start the program in its own session.
 
         Raises:
             OSError: it cannot be started.

@@ -31,10 +31,11 @@ LocalServer = Mongod | RedisServer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DaemonState:
-    """The state of one server. `started`: this call started it."""
+    """The state of one server."""
 
     name: str
     up: bool
+    #: Whether this call started the server.
     started: bool
     pid: int | None
     port: int | None
@@ -43,10 +44,11 @@ class DaemonState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Daemons:
-    """The state of both servers, and their URLs as `.env` takes them (None while down)."""
+    """The state of both servers."""
 
     up: bool
     directory: str
+    #: As `.env` takes it; None while the server is down, as for `redis_url`.
     mongo_url: str | None
     redis_url: str | None
     services: tuple[DaemonState, ...]
@@ -77,8 +79,8 @@ def start_daemons(directory: Path, *, mongo_port: int | None, redis_port: int | 
     """Start the servers that are down and leave them running. Safe to repeat.
 
     Args:
-        mongo_port, redis_port: 0 picks a free one, None the one that the server had last, at first the usual one. A
-            server that already runs keeps its port.
+        mongo_port, redis_port: 0 picks a free port; None picks the server's last port, at the first start the usual
+            one. A server that already runs keeps its port.
 
     Raises:
         UsageError: a port is taken, or the server already runs on another one.
@@ -183,7 +185,7 @@ def _needs_start(server: LocalServer, port: int | None, usual: int) -> bool:
 
 
 def _port_file(server: LocalServer) -> Path:
-    """Return the file with the port of the last start; it outlives the server, so that URLs which name it stay true."""
+    """Return the file with the port of the last start; it outlives the server, so that URLs with it stay valid."""
     return server.directory / "port"
 
 
@@ -224,8 +226,8 @@ def _inspect(server: LocalServer, started: Sequence[str]) -> DaemonState:
 def _find_running(server: LocalServer) -> _Running | None:
     """Return the process of a server's pid file, None if it has ended.
 
-    The pid alone proves nothing: the system may since have given it to another program. The process must also bear
-    the server's name and work in the server's directory.
+    The pid alone proves nothing, because the system may since have given it to another program. The process must also
+    have the server's name and work in the server's directory.
     """
     try:
         document = json.loads(server.pid_file.read_text())

@@ -92,7 +92,7 @@ class MockPartner:
         return list(self.account.calls)
 
     def rows(self) -> dict[str, bytes]:
-        """Return the body applied last for each row; for a partner with ids of its own, for each of its ids."""
+        """Return the last applied body for each row, or for each id of a partner that has its own ids."""
         return dict(self.account.rows)
 
     def _make_protocol(self) -> MockPartnerProtocol:

@@ -26,22 +26,22 @@ Fate = Literal[
     "not_found",
     "unknown",
 ]
-"""What became of a call. A `dropped_after` call was applied (or was a repeat), but its answer was never sent.
+"""The fate of a call. A `dropped_after` call was applied (or was a repeat), but its answer was never sent.
 
-The last three are those of a partner with ids of its own: a question for an object, and a call for an object that it
-does not have.
+The last three occur only at a partner with its own ids: a lookup that found an object, one that found none, and a call
+for an object that the partner does not have.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartnerConfig:
-    """How the mock partner behaves. A rate is a share of calls, from 0 to 1."""
+    """The behaviour of the mock partner. A rate is a share of calls, from 0 to 1."""
 
-    #: 0 picks a free one.
+    #: The port to listen on; 0 picks a free one.
     port: int = 0
     #: The same seed produces the same failures.
     seed: int = 0
-    #: Between a request and its answer.
+    #: The time between a request and its answer.
     latency_seconds: float = 0.0
     #: Calls answered 429 with `Retry-After: retry_after_seconds`.
     too_many_rate: float = 0.0
@@ -136,7 +136,7 @@ class Account:
         return ("repeated" if repeated else "applied"), status
 
     def _draw(self, key: str, attempt: str, row: str) -> Fate:
-        """Choose by the seed and the call, so that a run can be repeated."""
+        """Choose a fate by the seed and the call, so that a run can be repeated."""
         config = self.config
         if self._chance("row", row) < config.reject_rate:
             return "rejected"
@@ -170,7 +170,7 @@ class Account:
         """Record a call with its fate, and return its reply.
 
         Args:
-            status, body, headers: Of a call that was applied; others have those of their fate.
+            status, body, headers: The answer to a call that was applied; other calls get that of their fate.
         """
         status = _STATUSES.get(fate, status)
         attempt = _read_attempt(request)
@@ -224,8 +224,8 @@ def _hash_body(request: Request) -> str:
 def find_row(request: Request, fields: Sequence[str] = ("id",)) -> str:
     """Return the row that a call is about: the values of its body's key fields.
 
-    Without them it is the path, but for a POST, whose path is that of all rows, the `Idempotency-Key`: the mock partner
-    knows no better name, and rows that share one would all share the fate of the first.
+    Without these fields it is the path, or for a POST the `Idempotency-Key`: all rows share the path of a POST, and
+    rows with one name would all share the fate of the first.
     """
     try:
         document = json.loads(request.body)

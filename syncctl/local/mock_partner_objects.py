@@ -1,7 +1,7 @@
-"""A mock partner with ids of its own: it creates an object for each POST, and changes and deletes it under its id.
+"""A mock partner with its own ids: it creates an object for each POST, and changes and deletes it under its id.
 
-It ignores the `Idempotency-Key`, as many APIs do: a POST that is repeated creates a second object. It can be asked for
-the objects of a row: `GET /orders?ref=4711`.
+It ignores the `Idempotency-Key`, as many APIs do: a repeated POST creates a second object. A lookup returns the objects
+of a row: `GET /orders?ref=4711`.
 """
 
 import json
@@ -19,7 +19,7 @@ Answer = tuple[int, Mapping[str, Any]]
 
 
 class ObjectAccount(Account):
-    """The memory of a partner with ids of its own. `rows` holds its objects by their ids."""
+    """The memory of a partner with its own ids. `rows` holds its objects by their ids."""
 
     def __init__(self, config: PartnerConfig) -> None:
         super().__init__(config)
@@ -39,7 +39,7 @@ class ObjectAccount(Account):
         fate = self._choose_fate(request, row)
         if fate not in {"applied", "dropped_after"}:
             return self._finish(request, row, fate)
-        # The same update once more changes nothing; a POST creates another object.
+        # A repeated update changes nothing; a repeated POST creates another object.
         is_repeat = request.method != "POST" and request.headers.get("idempotency-key") in self._applied
         status, document = self._read(place, ref) if request.method == "GET" else self._write(request, row, place)
         if request.method == "GET":
@@ -65,7 +65,7 @@ class ObjectAccount(Account):
         fate = self._draw(" ".join(call), str(self._tries[call]), row)
         if request.method != "GET":
             return fate
-        # A question applies nothing, and is not about the content of a row.
+        # A lookup applies nothing, so it cannot be cut after that, and has no content to reject.
         return {"rejected": "applied", "dropped_after": "dropped_before"}.get(fate, fate)  # type: ignore[return-value]
 
     def _read(self, place: str, ref: str) -> Answer:
@@ -88,7 +88,7 @@ class ObjectAccount(Account):
             self._applied.setdefault(key, status)
         if request.method == "DELETE":
             del self.rows[place]
-            self._ids = {name: [one for one in ids if one != place] for name, ids in self._ids.items()}
+            self._ids = {owner: [name for name in names if name != place] for owner, names in self._ids.items()}
         else:
             self.rows[place] = request.body
         return status, {"data": {"id": place}}

@@ -47,7 +47,7 @@ class Mongod(Server):
         return f"mongodb://{USER}:{self.password}@{self.address}/{database}?authSource=admin"
 
     def command(self) -> list[str | Path]:
-        """Return the command line; caches are small because it shares the machine."""
+        """Return the command line; caches are small because the server shares the machine."""
         return [
             find_mongod(),
             *("--port", str(self.port)),
@@ -57,10 +57,10 @@ class Mongod(Server):
             *("--wiredTigerCacheSizeGB", "0.25"),
             *("--oplogSize", "64"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            # Nothing reads the past, and what was removed from an index is passed at each look until it is history.
+            # Nothing reads the past, and until removed index entries are no longer history, each search passes them.
             *("--setParameter", "minSnapshotHistoryWindowInSeconds=0"),
-            # Members of a replica set know each other by a key, and with one the server asks everybody for a password.
-            # Without the parameter, whoever connects from this machine before there is a user may create the first one.
+            # Members of a replica set authenticate by a key, and with one the server asks every client for a password.
+            # By default, a client on this machine could create the first user itself; the parameter prevents that.
             *(("--keyFile", self.password_file) if self.password else ()),
             *(("--setParameter", "enableLocalhostAuthBypass=false") if self.password else ()),
             "--nounixsocket",
@@ -78,7 +78,7 @@ class Mongod(Server):
         from pymongo import MongoClient
         from pymongo.errors import PyMongoError
 
-        # As a member of the set, which may do everything, also before there is a user.
+        # Log in as a member of the set, which may do everything, even before there is a user.
         login: dict[str, Any] = {"username": "__system", "password": self.password, "authSource": "local"}
         client: MongoClient[dict[str, Any]] = MongoClient(
             LOOPBACK,
@@ -118,10 +118,10 @@ class Mongod(Server):
 
 
 def _refuse_other_users(client: MongoClient[dict[str, Any]]) -> None:
-    """Check that there is no user but that of `url`.
+    """Check that the server has no user other than that of `url`.
 
     Raises:
-        TroubleFound: there is one, whom another user of this machine may have created for themselves.
+        TroubleFound: there is another one, which another user of this machine may have created.
     """
     users = client.admin.command("usersInfo", {"forAllDBs": True})["users"]
     others = [f"{user['user']} in {user['db']}" for user in users if (user["user"], user["db"]) != (USER, "admin")]

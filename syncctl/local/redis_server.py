@@ -30,7 +30,7 @@ class RedisServer(Server):
         """Return the command line; `noeviction` because an evicted message is a lost wake-up."""
         configuration = []
         if self.password:
-            # Everybody can read a command line.
+            # Any user can read a command line, so the password is in a file.
             configuration = [self.directory / "redis.conf"]
             write_private(configuration[0], f"requirepass {self.password}\n")
         return [

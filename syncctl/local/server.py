@@ -92,7 +92,7 @@ class Server(ABC):
 
     @property
     def password_file(self) -> Path:
-        """The password, for this user's eyes alone; a server without this file, or with an empty one, has none."""
+        """The password, readable by this user alone; a server without this file, or with an empty one, has none."""
         return self.directory / "password"
 
     @property
@@ -246,7 +246,8 @@ def find_binary(name: str, *, package: str, inside: str, service: str) -> Path:
     """Return the path of a server's binary: on PATH, or in a wheel of the extra `local`.
 
     Args:
-        package: The package of that wheel, and `inside` the path of the binary in it.
+        package: The package in that wheel.
+        inside: The path of the binary in the package.
 
     Raises:
         ServiceUnavailable: there is none; the hint says how to install it.
@@ -273,7 +274,7 @@ def find_binary(name: str, *, package: str, inside: str, service: str) -> Path:
 
 
 def make_missing_psutil() -> ServiceUnavailable:
-    """Return the error for a missing psutil, which knows the processes behind the servers."""
+    """Return the error for a missing psutil, which identifies the processes of the servers."""
     return ServiceUnavailable(
         "cannot tell which local servers run",
         service="mongodb",
@@ -323,14 +324,14 @@ def is_listening(port: int) -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that no other user can read, at no moment."""
+    """Write a file that no other user can read at any moment."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(text)
 
 
 class Diagnosis(NamedTuple):
-    """Why a server did not start, and what to do about it, one line each."""
+    """The reason why a server did not start, and the fix, one line each."""
 
     why: str
     hint: str

@@ -29,7 +29,7 @@ class RowCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallCounts:
-    """The calls in the partner's log, counted."""
+    """The counts of the calls in the partner's log."""
 
     calls: int
     #: Idempotency-Keys that the partner has applied.
@@ -48,7 +48,7 @@ class CallCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentCounts:
-    """The objects of a partner with ids of its own, compared with the rows they were created from."""
+    """The objects of a partner with its own ids, compared with the rows that they were created from."""
 
     #: Lines of all orders in the source.
     lines: int
@@ -58,9 +58,9 @@ class DocumentCounts:
     created_twice: int
     #: Updates that the partner has applied.
     updated: int
-    #: Questions whether the partner has an object of a row, without those that it did not answer.
+    #: Lookups of a row's object that the partner answered.
     lookups: int
-    #: Those to which the answer was an id.
+    #: Lookups that the partner answered with an id.
     found: int
     #: Rows of the source that have the id of their object, and no error.
     written_back: int
@@ -94,7 +94,7 @@ class Account:
     answers: Mapping[str, int]
     duration_ms: float
     rows_per_second: float
-    #: Only of a partner with ids of its own.
+    #: Set only for a partner with its own ids.
     documents: Mapping[str, int] | None
     exact: bool
     differences: tuple[str, ...]
@@ -130,7 +130,7 @@ def count_calls(calls: Iterable[Mapping[str, Any]]) -> CallCounts:
         key, body, fate = call["key"], call["body_hash"], call["fate"]
         counts["calls"] += 1
         if call["method"] == "GET":
-            # It asks, and changes nothing.
+            # A lookup changes nothing.
             continue
         counts["repeated_calls"] += key in bodies
         counts["applied_before"] += key in applied
@@ -151,7 +151,7 @@ def count_documents(
 
     Args:
         objects: The partner's objects by its own ids.
-        written: What was written back for each row: `partner_id` and `sync_error`.
+        written: The values that were written back for each row: `partner_id` and `sync_error`.
     """
     ids: dict[str, list[str]] = {}
     for name, document in objects.items():
@@ -178,7 +178,7 @@ def count_documents(
 
 
 def find_document_differences(counts: DocumentCounts, *, rows: int) -> Sequence[str]:
-    """Return a description of everything that is wrong with the partner's objects and their ids."""
+    """Return a description of each error in the partner's objects and their ids."""
     checks = [
         (counts.created_twice, f"the partner has created {counts.created_twice} objects twice"),
         (counts.written_back != rows, f"{rows - counts.written_back} rows do not have the id of their object"),
@@ -189,7 +189,7 @@ def find_document_differences(counts: DocumentCounts, *, rows: int) -> Sequence[
 def find_differences(
     *, rows: int, compared: RowCounts, called: CallCounts, keys_applied: int, unfinished: int, still_failed: int
 ) -> Sequence[str]:
-    """Return a description of everything that keeps the account from being exact.
+    """Return a description of each difference that keeps the account from being exact.
 
     Args:
         keys_applied: The partner's own count of the keys it has applied.

@@ -1,4 +1,4 @@
-"""The source of `syncctl demo --documents`: orders with lines, whose rows take the partner's ids."""
+"""The source of `syncctl demo --documents`: orders with lines, into whose rows the partner's ids are written back."""
 
 import json
 import sqlite3
@@ -76,7 +76,7 @@ class DocumentsTable(OrdersTable):
         return documents
 
     def read_written(self) -> dict[str, dict[str, Any]]:
-        """Return what was written back for each order, by its id."""
+        """Return the values that were written back for each order, by its id."""
         with closing(self.connect()) as connection:
             rows = connection.execute(f"select id, {', '.join(WRITTEN_COLUMNS)} from orders").fetchall()  # noqa: S608
         return {str(order): dict(zip(WRITTEN_COLUMNS, values, strict=True)) for order, *values in rows}
@@ -100,7 +100,7 @@ class DocumentWriter(OrderWriter):
                 self._add_line(connection, order, line, stamp)
 
     def _update(self, connection: sqlite3.Connection, until: int) -> None:
-        """Update orders: half of them themselves, the others only a line of theirs."""
+        """Update orders: for half of them the order itself, for the others only one of their lines."""
         half = self.updated + (until - self.updated) // 2
         super()._update(connection, half)
         stamp = self._next_stamp()
@@ -115,7 +115,7 @@ class DocumentWriter(OrderWriter):
         if last is None or chance < 0.2:
             self._add_line(connection, order, (last or 0) + 1, stamp)
         elif chance < 0.4:
-            # The table does not tell that a line was there, so the application says that the order has changed.
+            # A deleted line leaves no trace in its table, so the application marks its order as changed.
             connection.execute("delete from order_lines where order_id = ? and line = ?", (order, last))
             connection.execute("update orders set updated_at = ? where id = ?", (stamp, order))
         else:

@@ -39,7 +39,7 @@ DOCUMENTS_PER_SECOND = 250
 SHORTEST_WRITING_SECONDS = 3.0
 LONGEST_WRITING_SECONDS = 20.0
 REJECTED_ROWS_AT_LEAST = 5
-#: How the calls that fail are shared out. A partner that ignores the `Idempotency-Key` more often loses an answer.
+#: The shares of the kinds of failures. A partner that ignores the `Idempotency-Key` loses an answer more often.
 _FAILURES = {"too-many": 0.3, "error": 0.3, "drop-before": 0.2, "drop-after": 0.1}
 _DOCUMENT_FAILURES = {"too-many": 0.2, "error": 0.2, "drop-before": 0.1, "drop-after": 0.4}
 
@@ -108,11 +108,11 @@ class DemoEnvironment:
     """The demo's servers and programs.
 
     Args:
-        rows: Number of rows the source will have.
+        rows: Number of rows that the source will have.
         fail: Share of calls that fail, from 0 to 1.
         seed: The same seed rejects the same rows.
         keep: Keep the directory and stop its servers in order, so that they can be started again.
-        documents: Orders go with their lines, to a partner with ids of its own.
+        documents: Send orders with their lines, to a partner with its own ids.
     """
 
     def __init__(self, *, rows: int, fail: float, seed: int, keep: bool, documents: bool = False) -> None:
@@ -328,7 +328,7 @@ class PartnerView:
         return calls
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Return its content of each row, or of each id of its own, numbers with all their digits."""
+        """Return the partner's content of each row, or of each of its own ids, with all digits of numbers."""
         rows: dict[str, dict[str, Any]] = self._request("GET", "rows")
         return rows
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from syncctl.wiring.connections import Connections
 
 STATES = (*UNFINISHED_COUNTS, "delivered", "superseded", "failed")
-#: The answers of a partner that is asked whether it has an object.
+#: The partner's answers to lookups.
 LOOKUP_ANSWERS = ("found", "not_found")
 RATE_OVER_SECONDS = 3.0
 LOOK_EVERY_SECONDS = 0.25
-#: The share of the time spent on counting records, which slows down their delivery.
+#: The largest share of the time that is spent on counting records, because counting slows down their delivery.
 LOOK_AT_MOST_A_SHARE = 0.1
 STUCK_AFTER_SECONDS = 60.0
 WHO = "demo"
@@ -44,7 +44,7 @@ class Stopped(Exception):
 class Snapshot:
     """Source, ledger, queue and partner at one moment."""
 
-    #: What the demo is doing, for the screen.
+    #: The demo's current activity, for the screen.
     phase: str
     elapsed_seconds: float
     rows_wanted: int
@@ -80,7 +80,7 @@ class Snapshot:
         return count_answers(self.partner)
 
     def progress(self) -> tuple[object, ...]:
-        """Return values of which at least one changes as long as anything moves."""
+        """Return values of which at least one changes as long as the demo makes progress."""
         moving = (self.source, self.workers, self.cursor, self.unwritten, self.partner["calls"], *self.counts.values())
         return (self.phase, *moving)
 
@@ -108,7 +108,7 @@ class _RateMeter:
     def measure(self, at: float, calls: int) -> float:
         """Add a reading and return the rate."""
         self._seen.append((at, calls))
-        # Two readings stay, also if the machine is so slow that they are further apart.
+        # Two readings stay even if the machine is so slow that they are further apart.
         while len(self._seen) > 2 and self._seen[-1][0] - self._seen[0][0] > RATE_OVER_SECONDS:
             self._seen.popleft()
         (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
@@ -121,12 +121,12 @@ def run_demo(
     """Run the whole demo and return the account.
 
     Args:
-        wait: Waits for a number of seconds; returns true if the user asked to stop meanwhile.
+        wait: Waits for a number of seconds; returns true if the user asked to stop.
 
     Raises:
         Stopped: the user asked to stop.
         ServiceUnavailable: a server is missing or does not start.
-        TroubleFound: a program ended unexpectedly, or nothing moves any more.
+        TroubleFound: a program ended unexpectedly, or there is no more progress.
     """
     display.say("starting MongoDB and Redis ...")
     environment.start_services()
@@ -246,12 +246,12 @@ class _Scenario:
 
         Raises:
             Stopped: the user asked to stop.
-            TroubleFound: a program ended unexpectedly, or nothing moves any more.
+            TroubleFound: a program ended unexpectedly, or there is no more progress.
         """
         moved_at, progress = time.monotonic(), ()  # type: float, tuple[object, ...]
         while True:
             looked_at = time.monotonic()
-            # First of all, so that unfinished records are counted after the last row was read.
+            # Ask this first, so that unfinished records are counted after the last row was read.
             try:
                 all_there = is_all_there()
                 snapshot = self._look(phase)

@@ -1,4 +1,4 @@
-"""How the demo looks: one live screen on a terminal, elsewhere a line every other second."""
+"""The display of the demo: one live screen on a terminal, otherwise a line every two seconds."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_SECONDS = 2.0
 WIDEST = 120
-# The last ones are cut first on a narrow terminal; no record is `queued` any more.
+# On a narrow terminal the last ones are cut first. `queued` is missing, because no record has that state any more.
 _DRAWN = ("pending", "retrying", "sending", "delivered", "failed", "superseded")
 _SHORT = {
     "accepted": "accepted",
@@ -52,7 +52,7 @@ class DemoDisplay:
         self._unshown: Snapshot | None = None
 
     def say(self, text: str) -> None:
-        """Say what happens now."""
+        """Announce the next step."""
         self.pause()
         out.say(text)
 

@@ -1,4 +1,4 @@
-"""The demo's source: a table `orders` in SQLite, and what writes to it while it is read."""
+"""The demo's source: a table `orders` in SQLite, and the writer that changes it while it is read."""
 
 import random
 import sqlite3
@@ -45,7 +45,7 @@ class SourceSize:
 
     rows: int
     newest: str | None
-    #: Lines of all orders, and orders that have an id of the partner; None where the demo has neither.
+    #: Lines of all orders, and orders that have an id of the partner; None if the demo has neither.
     lines: int | None = None
     written_back: int | None = None
 

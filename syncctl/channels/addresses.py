@@ -1,4 +1,4 @@
-"""The addresses of channels: the rules for a mail server's, and what is secret in a webhook's."""
+"""The addresses of channels: the rules for the URL of a mail server, and the secrets in the URL of a webhook."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,16 +15,16 @@ _COMMON_WORD = re.compile(
     r"|integrations?|messages?|channels?|notify|events?|plugins|teams|slack|(?:19|20)\d\d-\d\d-\d\d(?:-preview)?",
     re.IGNORECASE,
 )
-"""The parts of addresses that are no secret, as the documentation of such services has them."""
+"""The parts of addresses that are not secret, according to the documentation of such services."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MailServer:
-    """A mail server, and how to log in there."""
+    """A mail server, and the login there."""
 
     host: str
     port: int
-    #: TLS from the first byte; else STARTTLS.
+    #: Whether to use TLS from the first byte; if not, STARTTLS.
     is_tls: bool
     user: str = ""
     password: str = field(default="", repr=False)
@@ -39,7 +39,7 @@ def parse_mail_url(url: str) -> MailServer:
     """Return the mail server of a URL.
 
     Raises:
-        ValueError: it is not one of a mail server; the text does not show it.
+        ValueError: it is not the URL of a mail server; the error does not show it.
     """
     parts: SplitResult = split_url(url)
     if parts.scheme not in _PORTS:
@@ -65,7 +65,7 @@ def check_mail_address(text: str) -> str:
     """Return an e-mail address.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not an e-mail address.
     """
     if _MAIL_ADDRESS.fullmatch(text.strip()) is None:
         raise ValueError(f"{text!r} is not an e-mail address; write it alone, as in oncall@example.com")
@@ -73,12 +73,12 @@ def check_mail_address(text: str) -> str:
 
 
 def spell_webhook_secrets(url: str) -> set[str]:
-    """Return what is replaced in every text of a webhook: its URL, and what of it could be no name of anything else."""
+    """Return the secrets to mask in every text about a webhook: its URL, and the parts that cannot be another name."""
     return {form for secret in list_webhook_secrets(url) if _looks_secret(secret) for form in spell_secret(secret)}
 
 
 def list_webhook_secrets(url: str) -> set[str]:
-    """Return everything of a webhook's URL that may be secret, however short: all but its host and common words."""
+    """Return all parts of a webhook's URL that may be secret, however short: all but its host and common words."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -91,5 +91,5 @@ def list_webhook_secrets(url: str) -> set[str]:
 
 
 def _looks_secret(text: str) -> bool:
-    """Tell a secret from what may be the name of a stream or a partner, such as the last part of `/alerts/orders`."""
+    """Tell whether a text looks secret, unlike the name of a stream or a partner at the end of `/alerts/orders`."""
     return len(text) >= LONGER_THAN_WORDS or any(map(str.isdigit, text))

@@ -1,6 +1,6 @@
-"""What a channel says of an alert: one line for people, a JSON document for programs, a card for Teams, a mail.
+"""The texts of an alert for the channels: one line for people, a JSON document for programs, a card for Teams, a mail.
 
-The detail of an alert may repeat what a partner or a source has answered, so no channel may take it for markup.
+The detail of an alert may quote the answer of a partner or a source, so no channel may interpret it as markup.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ TEST = "test"
 _STATE_WORDS = {FIRING: "FIRING", RESOLVED: "RESOLVED", TEST: "TEST"}
 _COLOURS = {FIRING: "Attention", RESOLVED: "Good", TEST: "Accent"}
 _WITHOUT_MARKUP = str.maketrans({"<": "\u2039", ">": "\u203a"})
-"""Slack reads what stands in angle brackets as a link, a mention of a person, or of a whole channel."""
+"""Slack reads text in angle brackets as a link, or as a mention of a person or of a whole channel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class AlertText:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What else is known, by its name."""
+        """Further facts, by their names."""
         message = self.message
         if message.state == TEST:
             return {}
@@ -58,12 +58,12 @@ class AlertText:
 
     @property
     def detail(self) -> str:
-        """What was found; of an alert that has ended, what it was about."""
+        """The detail of the alert, marked as past if the alert has ended."""
         return f"it was: {self.message.detail}" if self.message.state == RESOLVED else self.message.detail
 
     @property
     def hint(self) -> str:
-        """The next command; empty where nothing is to be done."""
+        """The next command; empty if there is nothing to do."""
         rule = RULES.get(self.message.key.rule)
         if rule is None or self.message.state != FIRING:
             return ""
@@ -101,7 +101,7 @@ class AlertText:
         }
 
     def to_teams(self) -> dict[str, Any]:
-        """Return a message with an Adaptive Card; its text is in runs, in which Teams reads no Markdown."""
+        """Return a message with an Adaptive Card; its text is in text runs, in which Teams reads no Markdown."""
         blocks: list[dict[str, Any]] = [
             _make_run(self.headline, weight="Bolder", size="Medium", color=_COLOURS[self.message.state]),
             _make_run(self.detail),
@@ -121,7 +121,7 @@ class AlertText:
         return {"type": "message", "attachments": [attachment]}
 
     def to_mail(self, *, sender: str, recipients: tuple[str, ...]) -> EmailMessage:
-        """Return a mail. A repetition of the same message has the same `Message-ID`, by which programs drop it."""
+        """Return a mail. A repetition has the same `Message-ID`, so that mail programs can drop it."""
         mail = EmailMessage()
         mail["Subject"] = f"[syncctl] {self.headline}"
         mail["From"] = sender

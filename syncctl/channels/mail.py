@@ -40,7 +40,7 @@ class MailChannel:
         self._tls = make_tls_context(partner)
 
     def send(self, text: AlertText) -> SendResult:
-        """Mail an alert; return what came of it. A recipient that is refused keeps it from no other."""
+        """Mail an alert, and return the result. If a recipient is refused, the others still get the mail."""
         exchange = _Exchange(self._server, self._tls, seconds=self._target.timeout_seconds)
         mail = text.to_mail(sender=self._target.sender, recipients=self._target.recipients)
         result = exchange.run(mail, sender=self._target.sender, recipients=self._target.recipients)
@@ -51,15 +51,15 @@ class MailChannel:
         )
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: there is no connection to close."""
 
 
 class _Refusal(Exception):
-    """The server was not asked to take the mail."""
+    """The mail was not offered to the server."""
 
 
 class _Exchange:
-    """One mail. It runs in a thread of its own: a server that answers byte by byte would outlast every time-out."""
+    """The sending of one mail, in its own thread: a server that answers byte by byte would outlast every time-out."""
 
     def __init__(self, server: MailServer, tls: ssl.SSLContext, *, seconds: float) -> None:
         self._server = server
@@ -67,11 +67,11 @@ class _Exchange:
         self._seconds = seconds
         self._client: smtplib.SMTP | None = None
         self._result = ACCEPTED
-        #: From here on the server may take the mail.
+        #: Whether the server may have taken the mail.
         self._has_begun = False
 
     def run(self, mail: object, *, sender: str, recipients: tuple[str, ...]) -> SendResult:
-        """Return what came of the mail."""
+        """Send the mail, and return the result."""
         thread = threading.Thread(target=self._try, args=(mail, sender, recipients), name="mail", daemon=True)
         thread.start()
         thread.join(self._seconds)
@@ -84,7 +84,7 @@ class _Exchange:
     def _try(self, mail: object, sender: str, recipients: tuple[str, ...]) -> None:
         try:
             self._send(mail, sender, recipients)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as an outcome
+        except Exception as error:  # noqa: BLE001 - every error becomes an outcome
             outcome = _judge(error, has_begun=self._has_begun)
             self._result = SendResult(outcome=outcome, error=_explain(error, self._server.name))
         finally:
@@ -93,7 +93,7 @@ class _Exchange:
 
     def _send(self, mail: object, sender: str, recipients: tuple[str, ...]) -> None:
         server = self._server
-        # The deadline of the whole exchange comes first.
+        # The client's own time-out is longer, so that the deadline of the whole exchange comes first.
         host, own, seconds = server.host, _name_own_host(), self._seconds + 1
         client = (
             smtplib.SMTP_SSL(local_hostname=own, timeout=seconds, context=self._tls)
@@ -101,7 +101,7 @@ class _Exchange:
             else smtplib.SMTP(local_hostname=own, timeout=seconds)
         )
         self._client = client
-        # Kept by `connect`, and needed for the name in the certificate.
+        # `connect` does not set it, and TLS checks the certificate against it.
         client._host = host  # type: ignore[attr-defined]
         code, reply = client.connect(host, server.port)
         if code != READY:
@@ -118,7 +118,7 @@ class _Exchange:
         refused = client.send_message(mail, sender, recipients)  # type: ignore[arg-type]
         replies = {recipient: f"{code} {_clean(reply)}" for recipient, (code, reply) in refused.items()}
         self._result = SendResult(outcome="accepted", refused=replies)
-        # It has the mail: how it says good-bye changes nothing.
+        # The server has the mail: an error at the end of the session changes nothing.
         with suppress(Exception):
             client.quit()
 
@@ -136,7 +136,7 @@ def _name_own_host() -> str:
 
 
 def _judge(error: Exception, *, has_begun: bool) -> SendOutcome:
-    """Return what an error means: a code of 5xx is for good (RFC 5321, 4.2.1)."""
+    """Return the outcome that an error means: a code of 5xx is final (RFC 5321, 4.2.1)."""
     match error:
         case _Refusal() | ssl.SSLCertVerificationError():
             return "misconfigured"

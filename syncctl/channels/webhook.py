@@ -1,4 +1,4 @@
-"""The webhook: each alert is posted as JSON, with the parts that partners are called with."""
+"""The webhook: each alert is posted as JSON, with the same transport that calls partners."""
 
 import json
 
@@ -18,7 +18,7 @@ ANSWER_AT_MOST_BYTES = 4 * 1024
 GATEWAY_TIMEOUT = 504
 TRY_AGAIN = frozenset({408, 425, 429})
 WRONG_SETTINGS = frozenset({401, 403, 404, 405, 407, 410})
-"""The address, or what it lets in, is wrong; no other message would be taken."""
+"""The statuses of a wrong address or a missing permission, with which no other message would be accepted either."""
 
 
 class WebhookChannel:
@@ -50,7 +50,7 @@ class WebhookChannel:
         self._transport = Transport(partner, base, response_at_most=ANSWER_AT_MOST_BYTES)
 
     def send(self, text: AlertText) -> SendResult:
-        """Post an alert; return what came of it."""
+        """Post an alert, and return the result."""
         document = text.to_teams() if self._format == "teams" else text.to_document()
         body = json.dumps(document).encode()
         headers = {
@@ -69,7 +69,7 @@ class WebhookChannel:
             return ACCEPTED
         said = describe_refusal(response, make_excerpt(response, self._redact, is_refusal=True), self._redact)
         if any(secret in said for secret in self._short_secrets):
-            # Too short to be masked within a text.
+            # The secret is too short to be masked within a text.
             said = f"HTTP {response.status}"
         return SendResult(outcome=_judge(response.status), error=f"{self._transport.host} answered {said}")
 
@@ -79,7 +79,7 @@ class WebhookChannel:
 
 
 def _judge(status: int) -> SendOutcome:
-    """Return what an answer other than a 2xx means."""
+    """Return the outcome of an answer other than a 2xx."""
     if status == GATEWAY_TIMEOUT:
         return "ambiguous"
     if status in TRY_AGAIN or status >= 500:

@@ -14,7 +14,7 @@ from benchmarks.measurements import MEASUREMENTS, Result
 
 
 def main() -> int:
-    """Run the benchmarks that were asked for and print their table; exit code 1 when one did not come to its end."""
+    """Run the chosen benchmarks and print their table; return exit code 1 if one did not finish."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000, help="rows of each throughput measurement")
     parser.add_argument("--only", nargs="*", choices=sorted(MEASUREMENTS), help="these alone")
@@ -55,7 +55,7 @@ def show(result: Result) -> str:
 
 
 def compare(results: list[Result]) -> list[str]:
-    """Return the ratios that the results allow."""
+    """Return the ratios of those pairs whose results are both there."""
     speed = {result.name: result.rows_per_second for result in results}
     lines = [""]
     for ours, theirs in RATIOS:
@@ -77,7 +77,7 @@ RATIOS = (
     ("1 % of rows hang", "no row hangs"),
 )
 
-#: The rows per second of this many calls at a time to a partner of 50 ms, if a free place never waits for a call.
+#: The upper bound of rows per second with this many calls of 50 ms at a time, if a free place never waits for a call.
 MOST_PER_SECOND = {f"syncctl, 50 ms, {limit} in flight": limit / 0.05 for limit in (32, 128)}
 
 

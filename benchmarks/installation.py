@@ -126,10 +126,10 @@ class Installation:
         return done.stdout
 
     def start_worker(self, *arguments: str, within: Sequence[str | Path] = ()) -> subprocess.Popen[bytes]:
-        """Start a worker in a session of its own.
+        """Start a worker in its own session.
 
         Args:
-            within: A command that runs the worker's command, which follows it.
+            within: The beginning of a command line that runs the rest of it, here the worker's command.
         """
         log = (self.directory / f"worker{len(self.workers)}.log").open("wb")
         worker = subprocess.Popen(
@@ -149,30 +149,30 @@ class Installation:
         self.workers.remove(worker)
 
     def count_delivered(self) -> int:
-        """Return how many records were delivered since the installation was made, by an index of these alone."""
+        """Return how many records were delivered since the installation was made, from the index of finished ones."""
         query = {"stream": "orders", "state": "delivered", "finished_at": {"$gte": self._made_at}}
         return self.ledger.records.count_documents(query, hint="finished")
 
     def count_taken(self, rows: int) -> int:
-        """Return how many of so many rows a worker has taken: one look at the index of due records, however many."""
+        """Return how many of `rows` rows a worker has taken, by one look-up in the index of due records."""
         due = {"stream": "orders", "state": "pending", "fresh": True}
         oldest = self.ledger.records.find_one(due, {"seq": True}, sort=[("due_at", 1), ("seq", 1)], hint="due")
         return rows if oldest is None else (int(oldest["seq"]) & 0xFFFFFFFF) - 1
 
     def has_delivered(self, goal: int, *, rows: int) -> bool:
-        """Tell whether so many records were delivered; counts them only once all rows of the source were taken."""
+        """Tell whether `goal` records were delivered; they are counted only after all rows of the source were taken."""
         return self.count_taken(rows) >= rows and self.count_delivered() >= goal
 
     def wait_for(self, is_so: Callable[[], bool], *, seconds: float) -> float:
-        """Wait until something is so and return how long it took.
+        """Wait until a condition holds, and return how many seconds that took.
 
         Raises:
-            TimeoutError: It was not so in time.
+            TimeoutError: The condition did not hold in time.
         """
         started = time.monotonic()
         while not is_so():
             if time.monotonic() - started > seconds:
-                states = {found["_id"]: found["n"] for found in self.ledger.records.aggregate(_BY_STATE)}
+                states = {group["_id"]: group["n"] for group in self.ledger.records.aggregate(_BY_STATE)}
                 raise TimeoutError(f"not within {seconds:.0f} s; states: {states}")
             time.sleep(0.05)
         return time.monotonic() - started

@@ -58,20 +58,20 @@ COMMANDS = (
     "failures --since 1h", "failures --key {key}", "metrics", "doctor mongodb streams", "alerts check",
     "show {id}", "show orders {key}", "audit", "audit --since 24h", "cleanup --dry-run", "replay --dry-run --limit 10",
 )  # fmt: skip
-"""Each is run as it is written here."""
+"""The commands to time, as they are run."""
 EXIT_CODES = (0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How a ledger is filled."""
+    """The contents of a large ledger."""
 
     records: int
     streams: int
     days: int
     #: How many different errors failed records have.
     errors: int
-    #: How many records of the first stream are due now, besides.
+    #: How many further records of the first stream are due now.
     due: int
     failed_share: float
 
@@ -85,7 +85,7 @@ class Filler:
 
     Args:
         start: The beginning of the first day.
-        part: Tells the records of one filler from those of another.
+        part: A number that makes the records of this filler differ from those of the others.
     """
 
     def __init__(self, plan: Plan, *, start: datetime, now: datetime, part: int) -> None:
@@ -149,7 +149,7 @@ class Filler:
         return record | self._deliver(identity, state, at)
 
     def _deliver(self, identity: str, state: State, at: datetime) -> Doc:
-        """Return what calls add to a record."""
+        """Return the fields that calls add to a record."""
         draw = self._random.random()
         latency_ms = 20 + 200 * draw
         ended = at + timedelta(seconds=1 + 5 * draw)
@@ -184,7 +184,7 @@ class Filler:
 
 
 def fill(url: str, plan: Plan) -> None:
-    """Fill a ledger with records, and with the roll-ups of a year: the hours of yesterday, again and again."""
+    """Fill a ledger with records, and with the roll-ups of a year, which are copies of yesterday's hours."""
     with Ledger(url, DATABASE) as ledger, pymongo.timeout(FILL_SECONDS):
         now = ledger.streams.server_time()
         today = floor_day(now, UTC)
@@ -226,7 +226,7 @@ def _fill_part(url: str, plan: Plan, start: datetime, now: datetime, part: int, 
 
 
 def _repeat_hours(reports: Collection[Doc], begin: datetime, end: datetime, days: int) -> None:
-    """Let the days before a period be as it is."""
+    """Copy the hours of a period to the same number of days before it."""
     earlier = {"$dateSubtract": {"startDate": "$window_start", "unit": "day", "amount": days}}
     text = {"$dateToString": {"date": "$window_start", "format": "%Y-%m-%dT%H"}}
     reports.aggregate([
@@ -243,7 +243,7 @@ def say(text: str) -> None:
 
 
 def install(directory: Path, plan: Plan, *, cache_gb: float) -> Installation:
-    """Make an installation with the plan's streams, each polled once, and fill its ledger."""
+    """Set up an installation with the plan's streams, each polled once, and fill its ledger."""
     installation = Installation(directory, partner_url="http://127.0.0.1:9", rows=1)
     set_cache(installation, cache_gb)
     with (directory / "syncctl.toml").open("a") as settings:
@@ -257,13 +257,13 @@ def install(directory: Path, plan: Plan, *, cache_gb: float) -> Installation:
 
 
 def set_cache(installation: Installation, gigabytes: float) -> None:
-    """Give MongoDB so much memory for its cache."""
+    """Set the size of MongoDB's cache, in GB."""
     size = f"cache_size={round(gigabytes * 1024)}M"
     installation.client.admin.command({"setParameter": 1, "wiredTigerEngineRuntimeConfig": size})
 
 
 def forget_cached(installation: Installation, gigabytes: float) -> None:
-    """Let MongoDB begin with nothing in memory, neither in its own cache nor in that of the system."""
+    """Restart MongoDB with nothing in memory, neither in its own cache nor in that of the system."""
     mongod = installation.services.mongod
     mongod.stop(timeout_seconds=120)
     for path in mongod.files.rglob("*"):
@@ -299,14 +299,14 @@ def time_command(installation: Installation, command: Sequence[str]) -> float:
 
 
 def load_modules() -> None:
-    """Load what a command would import, so that forks have it."""
+    """Import the modules that a command would import, so that forks have them."""
     for module in pkgutil.walk_packages(syncctl.__path__, "syncctl."):
         if not module.name.startswith(("syncctl.celery_app", "syncctl.tasks", "syncctl.local", "syncctl.__main__")):
             importlib.import_module(module.name)
 
 
 def fill_in(command: str, installation: Installation) -> list[str]:
-    """Return the arguments of a command, with an id, a key and errors that this ledger has, where it has any."""
+    """Return the arguments of a command, with an id, a key and errors of this ledger, made up if it has none."""
     records = installation.ledger.records
     some = records.find_one({"stream": "orders", "state": "delivered"}) or {"_id": "orders-0", "key": {"id": 1}}
     failed = {"stream": "orders", "state": "failed"}
@@ -328,10 +328,10 @@ def fill_in(command: str, installation: Installation) -> list[str]:
 def measure(
     empty: Installation, large: Installation, *, commands: Sequence[str], repeat: int, cold_gb: float | None
 ) -> str:
-    """Return a table in Markdown: the seconds of each command on both ledgers, the medians of so many runs.
+    """Return a table in Markdown: the seconds of each command on both ledgers, the medians of `repeat` runs.
 
     Args:
-        cold_gb: The size of MongoDB's cache, to run each command also once after a restart; None: don't.
+        cold_gb: The size of MongoDB's cache for one more run of each command after a restart; None omits that run.
     """
     cold = "" if cold_gb is None else " after a restart |"
     lines = [f"| command | empty | large |{cold}", f"|---|---|---|{'---|' if cold else ''}"]

@@ -1,4 +1,4 @@
-"""Machines that are not there: a worker with a network and a host name of its own, as if it ran elsewhere.
+"""Simulated machines: a worker with its own network and host name, as if it ran elsewhere.
 
 Its loopback is not ours. It reaches our servers through Unix sockets alone, so nothing listens on another address.
 """
@@ -24,22 +24,22 @@ shift 4; exec "$@"
 
 
 def can_have_machines() -> bool:
-    """Tell whether this user may make networks."""
+    """Tell whether this user may create networks."""
     return os.geteuid() == 0 and not subprocess.run(["unshare", "--net", "--uts", "true"], check=False).returncode
 
 
 def on_machine(name: str, sockets: Path) -> Sequence[str | Path]:
-    """Return what stands before a command that is to run on a machine of this name.
+    """Return the beginning of a command line that runs the rest of it on a machine of this name.
 
     Args:
-        sockets: Where `serve_machines` gives access to our servers.
+        sockets: The directory in which `serve_machines` gives access to our servers.
     """
     return ["unshare", "--net", "--uts", "sh", "-c", _START, "sh", name, _ROOT, sys.executable, sockets]
 
 
 @contextmanager
 def serve_machines(sockets: Path, ports: Sequence[int]) -> Iterator[None]:
-    """Give all machines access to these ports of our loopback, under the same numbers of theirs."""
+    """Give all machines access to these ports of our loopback, under the same numbers on their own."""
     sockets.mkdir()
     command = [sys.executable, "-m", "benchmarks.machines", "outside", sockets, *map(str, ports)]
     process = subprocess.Popen(command)

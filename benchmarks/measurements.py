@@ -1,4 +1,4 @@
-"""What is measured: each function makes an installation, lets it work, and returns what it saw."""
+"""The measurements: each function sets up an installation, lets it work, and returns the results."""
 
 import json
 import resource
@@ -48,7 +48,7 @@ def _drain(
 ) -> Result:
     """Measure from the first delivered record to the last.
 
-    How far it has come is asked without reading the records: else the question would cost more than the answer.
+    The progress is read without reading the records, because that would cost more than the answer is worth.
     """
     installation.start_worker("--beat")
     installation.wait_for(lambda: installation.count_taken(rows) > 0, seconds=60)
@@ -62,7 +62,7 @@ def _drain(
 
 
 def poll(directory: Path, rows: int) -> list[Result]:
-    """Measure how fast rows reach the ledger: five times as many rows, so that the command's start is a small part."""
+    """Measure how fast rows reach the ledger, with five times the rows, so that the command's start hardly matters."""
     rows *= 5
     with Installation(directory, partner_url="http://127.0.0.1:9", rows=rows) as installation:
         installation.run("status")
@@ -127,8 +127,8 @@ def in_50_ms(directory: Path, rows: int) -> list[Result]:
 def hanging(directory: Path, rows: int) -> list[Result]:
     """Measure what rows that hang until the deadline cost the others.
 
-    Three times as many rows: the last outcomes of a batch with such a row wait for half a second before they are
-    written, and that is to be a small part.
+    There are three times as many rows, because the last outcomes of a batch with such a row wait for half a second
+    before they are written, and that must be a small part of the time.
     """
     rows *= 3
     results = []
@@ -171,7 +171,7 @@ def killed(directory: Path, rows: int) -> list[Result]:
 
 
 def flat(directory: Path, rows: int) -> list[Result]:
-    """Drain a long backlog: is its last tenth as fast as its first, and does memory stay where it is?"""
+    """Drain a long backlog: is its last tenth as fast as its second, and does the use of memory stay constant?"""
     rows *= 5
     with (
         serve_partner(directory / "partner") as url,
@@ -192,8 +192,8 @@ def flat(directory: Path, rows: int) -> list[Result]:
             "last tenth/s": tenth / (times[-1] - times[-2]),
             "worker MB at first": memory[0]["worker"],
             "at last": memory[-1]["worker"],
-            "at most": max(one["worker"] for one in memory),
-            "redis MB": max(one["redis"] for one in memory),
+            "at most": max(reading["worker"] for reading in memory),
+            "redis MB": max(reading["redis"] for reading in memory),
         }
         return [Result(name="long backlog", rows=rows - tenth, seconds=seconds, cpu_us={}, extra=extra)]
 
@@ -259,7 +259,7 @@ def scaling(directory: Path, rows: int) -> list[Result]:
 
 
 def machines(directory: Path, rows: int) -> list[Result]:
-    """Measure how exactly two workers, each with a network and a name of its own, share the limits of a partner."""
+    """Measure how exactly two workers, each with its own network and name, share the limits of a partner."""
     if not can_have_machines():
         print("machines: left out, for only root can give a worker a network of its own", file=sys.stderr)
         return []

@@ -1,4 +1,5 @@
-"""A partner that costs next to nothing: nginx where there is one and no delay is asked for, else a small event loop."""
+"""A partner that costs next to nothing: nginx if it is installed and every call is answered at once, otherwise a small
+event loop."""
 
 import asyncio
 import json
@@ -70,11 +71,11 @@ def _wait_until_up(url: str) -> None:
 
 
 def count_calls(url: str) -> dict[str, int]:
-    """Return what a partner with a delay has received.
+    """Return the counts of the calls that a partner with a delay has received.
 
     Returns:
-        How many `calls`, for how many `rows`; its calls `under_way` now and the `most_under_way` at once; the
-        `most_in_a_second`, of any second.
+        The number of `calls`, and of the `rows` in them; the calls that are `under_way` now, and the `most_under_way`
+        at once; and the `most_in_a_second`, in any second.
     """
     with urllib.request.urlopen(f"{url}/calls", timeout=10) as answer:  # noqa: S310 - our own, on the loopback
         return dict(json.load(answer))

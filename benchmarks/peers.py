@@ -1,4 +1,4 @@
-"""What syncctl is measured against: drt, a plain Celery pipeline, and the bare HTTP client."""
+"""The peers that syncctl is measured against: drt, a plain Celery pipeline, and the bare HTTP client."""
 
 import json
 import os
@@ -36,7 +36,7 @@ sync:
 
 
 def find_drt() -> Path:
-    """Return drt's command, installed once into a virtual environment of its own."""
+    """Return drt's command, installed once into its own virtual environment."""
     place = CACHE / f"drt-{DRT_VERSION}"
     if not (place / "bin" / "drt").exists():
         venv.create(place, with_pip=True)
@@ -140,7 +140,7 @@ def _feed_celery(directory: Path, environment: dict[str, str], records: Any) -> 
 
 
 def run_bare_client(directory: Path, *, rows: int, url: str, threads: int) -> Usage:
-    """Send every row with a bare `requests` client of so many threads: nothing is kept, nothing is retried."""
+    """Send every row with a bare `requests` client of `threads` threads: nothing is kept, nothing is retried."""
     directory.mkdir(parents=True)
     script = directory / "bare.py"
     script.write_text(_BARE.format(url=url, rows=rows, threads=threads))
@@ -171,7 +171,7 @@ print(json.dumps({{"seconds": time.monotonic() - started}}))
 
 
 def has_nginx() -> bool:
-    """Tell whether Debian's nginx is here."""
+    """Tell whether Debian's nginx is installed."""
     return bool(shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"))
 
 

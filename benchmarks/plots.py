@@ -31,9 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     print(make_table(results))
     for name, bars in CHARTS.items():
-        found = [result for bar in bars for result in results if result["name"] == bar]
-        if found:
-            draw(found, directory / f"{name}.svg")
+        shown = [result for bar in bars for result in results if result["name"] == bar]
+        if shown:
+            draw(shown, directory / f"{name}.svg")
     return 0
 
 

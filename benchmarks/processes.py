@@ -35,7 +35,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return a process and all that it has started, as far as they live."""
+    """Return a process and all its living descendants."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -44,20 +44,20 @@ def descendants(pid: int) -> list[int]:
             except (OSError, IndexError, ValueError):
                 continue
             parents.setdefault(parent, []).append(int(entry.name))
-    found, waiting = [], [pid]
+    members, waiting = [], [pid]
     while waiting:
-        found.append(waiting.pop())
-        waiting += parents.get(found[-1], [])
-    return found
+        members.append(waiting.pop())
+        waiting += parents.get(members[-1], [])
+    return members
 
 
 def cpu_seconds(*pids: int) -> float:
     """Return the CPU seconds that processes, their living descendants and their ended children have used."""
     total = 0
     for pid in pids:
-        for one in descendants(pid):
+        for member in descendants(pid):
             try:
-                fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+                fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
             total += int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
@@ -65,12 +65,12 @@ def cpu_seconds(*pids: int) -> float:
 
 
 def memory_mb(*pids: int) -> float:
-    """Return the resident memory of processes and their descendants, in MB; shared pages count once for each."""
+    """Return the resident memory of processes and their descendants, in MB; each process includes its shared pages."""
     total = 0
     for pid in pids:
-        for one in descendants(pid):
+        for member in descendants(pid):
             try:
-                total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                total += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             except OSError:
                 continue
     return total / 1e6
@@ -78,7 +78,7 @@ def memory_mb(*pids: int) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What a measured part took."""
+    """The time that a measured part took: the seconds, and the CPU seconds by kind of process."""
 
     seconds: float
     cpu: dict[str, float]

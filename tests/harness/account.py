@@ -1,4 +1,4 @@
-"""The account: source, ledger and partner held against each other, row by row and call by call."""
+"""The account: source, ledger and partner compared with each other, row by row and call by call."""
 
 import json
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ _NEVER = {"violation", "keyless", "unauthorized"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Documents:
-    """What a run with documents leaves beside its rows.
+    """The results of a run with documents, beside its rows.
 
     Args:
         written: The outcomes that were written back, by row.
@@ -74,13 +74,13 @@ def take_account(
     failed_allowed: bool,
     documents: Documents | None = None,
 ) -> Account:
-    """Hold everything against everything.
+    """Compare source, ledger and partner with each other, and return the figures.
 
     Raises:
         AssertionError: with every violation.
     """
     lines = documents.lines if documents is not None else None
-    found = [
+    violations = [
         *check_states(records, order=order, failed_allowed=failed_allowed),
         *check_leases(records, streams, batches),
         *check_versions(records, keys, versions, lines),
@@ -103,10 +103,10 @@ def take_account(
         unanswered=sum(1 for entry in entries(records, "attempt") if entry["outcome"] == "ambiguous"),
     )
     shown = [
-        *found[:SHOWN_AT_MOST],
-        *([f"and {len(found) - SHOWN_AT_MOST} more"] if len(found) > SHOWN_AT_MOST else []),
+        *violations[:SHOWN_AT_MOST],
+        *([f"and {len(violations) - SHOWN_AT_MOST} more"] if len(violations) > SHOWN_AT_MOST else []),
     ]
-    assert not found, "\n".join([f"the account is not exact: {account}", *shown])
+    assert not violations, "\n".join([f"the account is not exact: {account}", *shown])
     return account
 
 
@@ -116,9 +116,9 @@ def entries(records: Sequence[Doc], action: str) -> Iterator[Doc]:
 
 
 def check_states(records: Sequence[Doc], *, order: str, failed_allowed: bool) -> Iterator[str]:
-    """Every record is terminal; none has failed, but under `latest` one that a newer version has overtaken.
+    """Every record is terminal; none has failed, except, under `latest`, one that a newer version has overtaken.
 
-    Such a one stays failed when it is replayed: sending it would make the partner stale.
+    Such a record stays failed when it is replayed, because sending it would make the partner stale.
     """
     newest: dict[str, int] = {}
     for record in records:
@@ -152,13 +152,13 @@ def check_versions(
     versions: Mapping[int, Sequence[Version]],
     lines: Lines | None = None,
 ) -> Iterator[str]:
-    """Each record is a version that was committed, each version is there at most once, the newest of each row is there.
+    """Each record is a committed version, no version is there twice, and the newest version of each row is there.
 
-    A version that another followed before a poll came by is not in the ledger: no poll could have seen it. With lines,
-    a row is there once more for each change of its lines that a poll has found.
+    A version that another followed before the next poll is not in the ledger, because no poll could have seen it. With
+    lines, a row is there once more for each change of its lines that a poll has found.
     """
     newest_by_row = {int(key["key"]["id"]): key["version"] for key in keys}
-    committed = {each.changed: each for row in versions.values() for each in row}
+    committed = {version.changed: version for history in versions.values() for version in history}
     logged: dict[int, Doc] = {}
     for record in records:
         payload = decode_values(record["payload"])
@@ -187,23 +187,23 @@ def check_versions(
             yield f"the newest version of row {row} is superseded by {newest.get('superseded_by')}"
 
 
-def check_lines(record: Doc, found: Any, lines: Lines) -> Iterator[str]:
-    """Each line of a record is a version of it that was committed; they are in their order."""
-    if [line["line"] for line in found] != sorted({line["line"] for line in found}):
-        yield f"{record['_id']} has its lines in another order: {found}"
-    for line in found:
+def check_lines(record: Doc, logged: Any, lines: Lines) -> Iterator[str]:
+    """Each line of a record is a committed version of that line, and the lines are in order."""
+    if [line["line"] for line in logged] != sorted({line["line"] for line in logged}):
+        yield f"{record['_id']} has its lines in another order: {logged}"
+    for line in logged:
         row = int(record["key"]["id"])
         if show_line(line) not in [show_line(asdict(version)) for version in lines.get((row, line["line"]), ())]:
             yield f"{record['_id']} has a line that was never committed: {line}"
 
 
 def show_line(line: Doc) -> tuple[Any, ...]:
-    """Return what is sent of a line."""
+    """Return the fields of a line that are sent."""
     return line["line"], line["sku"], line["changed"]
 
 
 def list_newest_lines(row: int, lines: Lines) -> list[tuple[Any, ...]]:
-    """Return the lines that a row has in the end."""
+    """Return the newest versions of a row's lines."""
     return sorted(show_line(asdict(versions[-1])) for (order, _), versions in lines.items() if order == row)
 
 
@@ -217,9 +217,9 @@ def check_documents(
     known = {record["_id"]: record for record in records}
     for key in keys:
         row, record = int(key["key"]["id"]), known.get(key["version"], {"state": None})
-        found = [show_line(line) for line in decode_values(record["payload"] or {}).get("lines", ())]  # type: ignore[union-attr]
-        if found != list_newest_lines(row, documents.lines):
-            yield f"the newest record of row {row} has other lines than its row: {found}"
+        logged = [show_line(line) for line in decode_values(record["payload"] or {}).get("lines", ())]  # type: ignore[union-attr]
+        if logged != list_newest_lines(row, documents.lines):
+            yield f"the newest record of row {row} has other lines than its row: {logged}"
         if record["state"] != "delivered":
             continue
         captured = decode_values(key.get("remote", {}).get("values", {}))
@@ -241,7 +241,7 @@ def compare(version: Version, values: Doc) -> Iterator[str]:
 
 
 def check_calls(calls: Sequence[ReceivedCall]) -> Iterator[str]:
-    """Every call of a key has the same bytes and an attempt number of its own (invariants 4 and 7)."""
+    """Every call of a key has the same bytes and its own attempt number (invariants 4 and 7)."""
     bodies: dict[str, str] = {}
     seen: set[tuple[str, int]] = set()
     for call in calls:
@@ -255,8 +255,8 @@ def check_calls(calls: Sequence[ReceivedCall]) -> Iterator[str]:
 
 
 def check_attempts(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Iterator[str]:
-    """The ledger's attempts are the partner's calls, by key and number, but for those open at a crash."""
-    made = {(each.key, each.attempt): each for each in calls}
+    """The ledger's attempts are the partner's calls, by key and number, except for those open at a crash."""
+    made = {(call.key, call.attempt): call for call in calls}
     noted: dict[tuple[str, int], Doc] = {}
     open_at_crash: set[tuple[str, int]] = set()
     truncated: set[str] = set()
@@ -289,7 +289,7 @@ def check_attempts(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Ite
 def check_nothing_after_success(
     noted: Mapping[tuple[str, int], Doc], made: Mapping[tuple[str, int], ReceivedCall]
 ) -> Iterator[str]:
-    """Once an accepted call was written down in time, its key is never called again (invariant 7)."""
+    """Once an accepted call was recorded in time, its key is never called again (invariant 7)."""
     numbers: dict[str, list[int]] = defaultdict(list)
     for key, number in made:
         numbers[key].append(number)
@@ -299,8 +299,8 @@ def check_nothing_after_success(
 
 
 def check_sequence(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Iterator[str]:
-    """The partner has applied every logged version of a row for the first time, in order (invariant 5, `strict`)."""
-    known = {each["_id"]: each for each in records}
+    """The partner has applied every logged version of a row, in order of first application (invariant 5, `strict`)."""
+    known = {record["_id"]: record for record in records}
     reached: dict[str, int] = {}
     applied: set[str] = set()
     for call in calls:
@@ -312,14 +312,14 @@ def check_sequence(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Ite
             yield f"{record['_id']} was applied for the first time after a newer version of its row"
         reached[record["key_id"]] = max(record["seq"], reached.get(record["key_id"], 0))
     for missing in known.keys() - applied:
-        # What only an interrupted poll had seen may be passed over; it was never in a worker's hands.
+        # A version that only an interrupted poll had seen may be passed over; no worker ever claimed it.
         is_passed_over = known[missing]["state"] == "superseded" and not known[missing].get("claims")
         if not is_passed_over and known[missing]["state"] != "discarded":
             yield f"{missing} ({known[missing]['state']}) never reached the partner"
 
 
 def base_of(key: str) -> str:
-    """Return the record's id of an `Idempotency-Key`: without the number of its generation."""
+    """Return the record's id in an `Idempotency-Key`: the key without the number of its generation."""
     return "-".join(key.split("-")[:2])
 
 
@@ -337,9 +337,9 @@ def check_partner(
     given_up: Collection[int],
     lines: Lines | None = None,
 ) -> Iterator[str]:
-    """The partner holds every row, in its newest version where there is an order, value by value.
+    """The partner holds every row, in its newest version if the stream has an order, value by value.
 
-    Of a row whose newest version was given up it holds an older one, or none.
+    If the newest version of a row was given up, the partner holds an older one, or none.
     """
     for strange in bodies.keys() - {str(version) for version in versions}:
         yield f"the partner has a row that the source never had: {strange}"
@@ -355,7 +355,7 @@ def check_partner(
             sent = [show_line(line) for line in values.pop("lines")]
             if order != "none" and row not in given_up and sent != list_newest_lines(row, lines):
                 yield f"the partner holds other lines of row {row}: {sent}"
-        if all(list(compare(each, values)) for each in allowed):
+        if all(list(compare(version, values)) for version in allowed):
             yield f"the partner holds another row {row}: {list(compare(history[-1], values))}"
 
 

@@ -1,4 +1,4 @@
-"""Where alerts arrive in tests: a webhook and a mail server."""
+"""The receivers of alerts in tests: a webhook and a mail server."""
 
 import json
 import socketserver
@@ -14,7 +14,7 @@ from tests.harness.http_partner import HttpPartner
 
 
 class WebhookReceiver(HttpPartner):
-    """Keeps what is posted, and answers with `status`; after `delay` seconds, by which it has taken it."""
+    """Keeps the posted messages, and answers with `status`, `delay` seconds after it has kept an accepted one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class MailServer:
     """A mail server that keeps what it takes; serves while it is used as a context manager.
 
     Args:
-        tls: Offered by STARTTLS; None: not offered.
-        hang: It greets, and then says nothing more.
-        replies: What it answers to a command that begins so, in capitals.
+        tls: The context for STARTTLS; None does not offer it.
+        hang: Whether to send nothing more after the greeting.
+        replies: The replies to commands, by the beginning of the command in capitals.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A headless Chromium that is asked through a pipe: how wide a page is, what it loads, and what it looks like."""
+"""A headless Chromium, controlled through a pipe, which shows how wide a page is, what it loads and how it looks."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ class Chromium:
         self._session: str | None = None
         #: Addresses that pages have asked for.
         self.requested: list[str] = []
-        #: What the browser has complained of, as of a policy that was violated.
+        #: The complaints of the browser, such as the violation of a policy.
         self.complaints: list[str] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -81,8 +81,8 @@ class Chromium:
             assert piece, "Chromium has ended"
             self._received += piece
         message, _, self._received = self._received.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        return found
+        document: dict[str, Any] = json.loads(message)
+        return document
 
     def _note(self, event: Mapping[str, Any]) -> None:
         if event.get("method") == "Network.requestWillBeSent":
@@ -99,7 +99,7 @@ def open_chromium(directory: Path) -> Iterator[Chromium]:
     ours_in, theirs_out = os.pipe()
 
     def pass_pipes() -> None:
-        # The browser reads from descriptor 3 and writes to 4; first out of the way of both.
+        # The browser reads from descriptor 3 and writes to 4; first move our ends out of the way of both.
         source, sink = os.dup2(theirs_in, 203), os.dup2(theirs_out, 204)
         os.dup2(source, 3)
         os.dup2(sink, 4)

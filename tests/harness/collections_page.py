@@ -19,7 +19,7 @@ def read_sections() -> dict[str, str]:
 
 
 def read_fields() -> dict[str, set[str]]:
-    """Return the fields that the page has of each collection, `_id` besides."""
+    """Return the fields that the page lists for each collection."""
     sections = read_sections()
     del sections["Indexes"]
     return {
@@ -29,7 +29,7 @@ def read_fields() -> dict[str, set[str]]:
 
 
 def find_undocumented(database: "Database[dict[str, Any]]") -> set[str]:
-    """Return the fields of a ledger that the page lacks: `records.state`."""
+    """Return the fields of a ledger that the page lacks, such as `records.state`; `_id` is not looked for."""
     known = read_fields()
     return {
         f"{name}.{field}"

@@ -57,7 +57,7 @@ _FORK_SERVER = ForkServer(clean_environment())
 def start_process(
     args: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None, streams: Streams
 ) -> ForkedProcess | subprocess.Popen[bytes]:
-    """Start `syncctl` in a session of its own, as a fork where that makes no difference to it."""
+    """Start `syncctl` in its own session, as a fork if that makes no difference to the command."""
     environment = clean_environment(env)
     if _FORK_SERVER.can_start(environment):
         return _FORK_SERVER.start(args, cwd=cwd.absolute(), env=environment, streams=streams)
@@ -183,10 +183,10 @@ def _read_terminal(descriptor: int) -> str:
 
 
 class _SyncctlChild(Child):
-    """A child that is `syncctl` with the arguments that are its command."""
+    """A child that runs `syncctl`; its command is only the arguments."""
 
     def launch(self, command: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, output: int) -> Any:
-        """Start it as the tests start any command."""
+        """Start the command as the tests start any other."""
         with Path(os.devnull).open() as nothing:
             return start_process(command, cwd=cwd or Path(), env=env, streams=(nothing.fileno(), output, output))
 

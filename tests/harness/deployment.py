@@ -36,23 +36,23 @@ CLOCK = Path(__file__).parent / "clock"
 CLOCK_TOLERANCE_SECONDS = 60.0
 UNFINISHED = ("pending", "sending")
 LEASED: dict[str, Any] = {"$or": [{"poll.token": {"$exists": True}}, {"dispatch": {"$exists": True}}]}
-# A partner that is away for seconds is probed again within one second.
+# A partner that cannot be reached for seconds is probed again within one second.
 BREAKER = {"pause": "500ms", "longest_pause": "1s"}
 SCHEDULE = ("200ms", "500ms", *["1s"] * 30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How a deployment is set up. Short leases, so that the records of a dead worker come back within seconds.
+    """The shape of a deployment. Leases are short, so that the records of a dead worker come back within seconds.
 
     Args:
         partner_section: More keys of `[partners.default]`, such as the rate.
         journal: How the source keeps its transactions; under `delete` a writer can block readers.
         wired: MongoDB and Redis are reached through a proxy too, as the partner always is.
-        members: How many mongods the replica set has; one that has several is not wired.
+        members: How many mongods the replica set has; a set of several has no wire.
         clock_seconds: How far the clock of the first worker is ahead.
         schedule: The pauses between the tries of a record.
-        documents: Rows go with lines of another table, the partner has ids of its own, and outcomes are written back.
+        documents: Send rows with lines of another table, to a partner with its own ids, and write outcomes back.
     """
 
     partner: PartnerConfig = field(default_factory=PartnerConfig)
@@ -150,7 +150,7 @@ class Deployment:
         )
 
     def _make_document_keys(self) -> dict[str, Any]:
-        """Return what a stream of documents sets besides."""
+        """Return the additional settings of a stream of documents."""
         if not self.layout.documents:
             return {}
         lines = {
@@ -191,7 +191,7 @@ class Deployment:
         return RunningCommand(*args, cwd=self.directory, log=log, env=env)
 
     def start_worker(self, *args: str) -> RunningCommand:
-        """Start one more worker, of a name of its own."""
+        """Start one more worker, with its own name."""
         ahead = 0.0 if self.workers else self.layout.clock_seconds
         # In front of the inherited path, which decides which syncctl runs.
         path = os.pathsep.join(filter(None, (str(CLOCK), os.environ.get("PYTHONPATH"))))
@@ -219,23 +219,25 @@ class Deployment:
         """Check that each worker with a wrong clock uses that clock; return how many do.
 
         Raises:
-            AssertionError: its log has other times.
+            AssertionError: the log of a worker has other times.
         """
-        for each in self._shifted:
-            times = [time_of(line) for line in each.worker.log.splitlines() if line.startswith("{")]
-            assert times, f"{each.worker.name} has written no line with a time"
-            first, last = each.started_at + each.ahead_seconds, time.time() + each.ahead_seconds
+        for shifted in self._shifted:
+            times = [time_of(line) for line in shifted.worker.log.splitlines() if line.startswith("{")]
+            assert times, f"{shifted.worker.name} has written no line with a time"
+            first, last = shifted.started_at + shifted.ahead_seconds, time.time() + shifted.ahead_seconds
             wrong = [at for at in times if not first - CLOCK_TOLERANCE_SECONDS < at < last + CLOCK_TOLERANCE_SECONDS]
-            assert not wrong, f"the clock of {each.worker.name} is not {each.ahead_seconds:g} s ahead: {wrong[:3]}"
+            assert not wrong, (
+                f"the clock of {shifted.worker.name} is not {shifted.ahead_seconds:g} s ahead: {wrong[:3]}"
+            )
         return len(self._shifted)
 
     def find_holders(self) -> set[int]:
-        """Return the processes that have records in hand; none while MongoDB does not answer."""
+        """Return the processes that hold records in flight; none while MongoDB does not answer."""
         try:
-            found = self.ledger.records.distinct("lease.worker", {"state": "sending"})
+            workers = self.ledger.records.distinct("lease.worker", {"state": "sending"})
         except PyMongoError:
             return set()
-        return {int(str(worker).rpartition(":")[2]) for worker in found}
+        return {int(str(worker).rpartition(":")[2]) for worker in workers}
 
     def read_epoch(self) -> int | None:
         """Return the epoch of the newest poll; None while MongoDB does not answer."""
@@ -253,15 +255,15 @@ class Deployment:
             return otherwise
 
     def kill(self, command: RunningCommand) -> None:
-        """Kill a process with all that it started (SIGKILL), and see that nothing of it is left."""
+        """Kill a process with all that it started (SIGKILL), and wait until none of them is left."""
         command.kill()
         eventually(lambda: not group_members(command.pid), 60)
-        for each in (self.workers, self.beats, self.others):
-            if command in each:
-                each.remove(command)
+        for commands in (self.workers, self.beats, self.others):
+            if command in commands:
+                commands.remove(command)
 
     def let_go(self, worker: RunningCommand) -> None:
-        """Ask a worker to end (SIGTERM); `wait_for_leaving` sees that it does."""
+        """Ask a worker to end (SIGTERM); `wait_for_leaving` checks that it does."""
         worker.terminate()
         self.workers.remove(worker)
         self.leaving.append(worker)
@@ -290,7 +292,7 @@ class Deployment:
         self.redis.start(timeout_seconds=60)
 
     def delivered(self) -> int:
-        """Return how many records the ledger has as delivered."""
+        """Return how many records are delivered, by the ledger."""
         return self.ledger.records.count_documents({"state": "delivered"})
 
     def wait_until_read(self, timeout: float = 120.0) -> None:
@@ -335,8 +337,8 @@ class Deployment:
         for command in running:
             code = command.wait(timeout)
             assert code == (143 if command in self.others else 0), f"{command.name}: {code}\n{command.log[-3000:]}"
-        for each in (self.beats, self.workers, self.others):
-            each.clear()
+        for commands in (self.beats, self.workers, self.others):
+            commands.clear()
 
     def close(self) -> None:
         """End everything, whatever state it is in."""
@@ -369,10 +371,10 @@ class Deployment:
 
     def _read_documents(self) -> Documents:
         columns = ", ".join(OUTCOMES)
-        found = self.source.execute(f"select id, {columns} from orders")  # noqa: S608
+        rows = self.source.execute(f"select id, {columns} from orders")  # noqa: S608
         names = list(OUTCOMES.values())
         return Documents(
-            lines=self.writer.lines, written={row[0]: dict(zip(names, row[1:], strict=True)) for row in found}
+            lines=self.writer.lines, written={row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
         )
 
     def describe(self) -> str:
@@ -388,7 +390,7 @@ class Deployment:
 
 
 def time_of(line: str) -> float:
-    """Return when a line of a log says it was written."""
+    """Return the time at which a line of a log was written, as the line itself says."""
     return datetime.fromisoformat(json.loads(line)["at"].replace("Z", "+00:00")).timestamp()
 
 

@@ -15,14 +15,14 @@ from tests.harness.passing_time import shift
 
 DATA = Path(__file__).parent.parent / "data"
 NAMES = ("ledger-first", "ledger-retries", "ledger-batches")
-"""The first landed version; one whose cursors know of gaps; the first whose records in flight belong to batches."""
+"""The first version; one whose cursors record gaps; and the first whose records in flight belong to batches."""
 WRITTEN_AT = datetime(2025, 6, 2, tzinfo=UTC)
 _OPTIONS = JSONOptions(tz_aware=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EarlierLedger:
-    """What a dump holds."""
+    """The contents of a dump."""
 
     documents: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     indexes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

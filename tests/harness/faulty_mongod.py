@@ -21,14 +21,14 @@ class FaultyMongod(Mongod):
         return [*super().command(), "--setParameter", "enableTestCommands=1"]
 
     def administer(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """Give it an order, past every proxy, and return its answer."""
+        """Run an administrative command, bypassing every proxy, and return the answer."""
         url = f"mongodb://{self.address}/?directConnection=true"
         client: MongoClient[dict[str, Any]] = MongoClient(url, timeoutMS=ANSWERS_WITHIN_MS)
         with client:
             return client.admin.command(dict(command))
 
     def fail(self, what: Mapping[str, Any], *, times: int) -> int:
-        """Let commands fail; return how many have failed so far."""
+        """Make commands fail; return how many have failed so far."""
         order = {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": dict(what)}
         return int(self.administer(order)["count"])
 
@@ -46,7 +46,7 @@ class FaultyMongod(Mongod):
         return int(status["term"]), bool(self.administer({"hello": 1})["isWritablePrimary"])
 
     def step_down(self, *, seconds: int) -> None:
-        """Be no primary for a while."""
+        """Step down as primary for a while."""
         try:
             self.administer({"replSetStepDown": seconds, "force": True})
         except PyMongoError as error:

@@ -1,8 +1,8 @@
 """Start `syncctl` without waiting for the libraries to load: each command is a fork of a process that has loaded them.
 
-A command is still a process of its own, with its own session, environment, working directory and streams, and it
-imports every module of syncctl itself. Only the modules of libraries are there when it begins, and are not taken apart
-when it has ended: `python -m syncctl` spends most of its time on that, and the tests start a thousand commands.
+A command is still a separate process, with its own session, environment, working directory and streams, and it imports
+every module of syncctl itself. Only the modules of libraries are loaded when it begins, and are not torn down when it
+ends: `python -m syncctl` spends most of its time on that, and the tests start a thousand commands.
 
 `python -m tests.harness.fork_server FD` is that process, with its end of a socket; a `ForkServer` starts it.
 """
@@ -74,7 +74,7 @@ LIBRARIES = (
     "typer.main",
     "zoneinfo",
 )
-# Python, or a library while it loads, has read these already.
+# The variables that Python, or a library while it loads, has already read.
 _READ_EARLY = ("COVERAGE", "FORCE_COLOR", "LANG", "LC_", "LD_", "PYTHON", "PY_COLORS", "TERMINAL_WIDTH", "TYPER")
 _LENGTH_BYTES = 8
 
@@ -82,7 +82,7 @@ Streams = tuple[int, int, int]
 
 
 class ForkedProcess:
-    """A command that was forked; what `subprocess.Popen` offers of it."""
+    """A forked command, with the part of the interface of `subprocess.Popen` that the tests need."""
 
     def __init__(self, status: socket.socket) -> None:
         self.returncode: int | None = None
@@ -131,7 +131,7 @@ class ForkServer:
     """The process that forks commands; it starts with the first of them.
 
     Args:
-        env: The variables that it has, and every command with it.
+        env: The environment variables of the process, which every command inherits.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -140,15 +140,15 @@ class ForkServer:
         self._control: socket.socket | None = None
 
     def can_start(self, env: Mapping[str, str]) -> bool:
-        """Return whether a command with these variables can be a fork: none of them is read before it begins."""
+        """Return whether a command with these variables can be a fork: none that differs is read before it begins."""
         changed = {name for name, _ in self._env.items() ^ env.items()}
         return not any(name.startswith(_READ_EARLY) for name in changed)
 
     def start(self, args: Sequence[str], *, cwd: Path, env: Mapping[str, str], streams: Streams) -> ForkedProcess:
-        """Start `syncctl` with these arguments, in a session of its own.
+        """Start `syncctl` with these arguments, in its own session.
 
         Args:
-            env: All variables that it has.
+            env: All its environment variables.
             streams: Its stdin, stdout and stderr.
         """
         document = json.dumps({"args": list(args), "cwd": str(cwd), "env": dict(env)}).encode()
@@ -190,7 +190,7 @@ class _Request:
 
 
 class _Server:
-    """Forks a command for each request, and says how it ended."""
+    """Forks a command for each request, and reports how it ended."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -199,7 +199,7 @@ class _Server:
         os.set_blocking(self._wake, False)
 
     def serve(self) -> _Request | None:
-        """Serve until the tests have ended: None. In a process that was forked return its request instead."""
+        """Serve until the tests have ended, then return None; in a forked process, return its request."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake)
         with selectors.DefaultSelector() as selector:
@@ -247,13 +247,13 @@ class _Server:
 
 
 def tell(descriptor: int, line: str) -> None:
-    """Write a line to whoever waits for a command, if they still do."""
+    """Write a line to the process that waits for a command, if it still does."""
     with suppress(BrokenPipeError):
         os.write(descriptor, f"{line}\n".encode())
 
 
 def become(request: _Request) -> None:
-    """Make this process what a new one would be that was started for the request."""
+    """Make this process like one that was newly started for the request."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
@@ -283,13 +283,13 @@ def _open_output(descriptor: int, like: Any) -> io.TextIOWrapper:
 
 
 def run_to_its_end() -> int:
-    """Run `python -m syncctl` and all that Python does at the end but for taking its modules apart."""
+    """Run `python -m syncctl`, and all that Python does at its end except for tearing down modules."""
     exit_code = 1
     try:
         runpy.run_module("syncctl", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         exit_code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001 (as Python does with what nobody caught)
+    except BaseException:  # noqa: BLE001 (as Python does with uncaught exceptions)
         traceback.print_exc()
     python: Any = threading
     python._shutdown()
@@ -304,7 +304,7 @@ def main() -> None:
     """Serve the socket with the descriptor on the command line."""
     for name in LIBRARIES:
         importlib.import_module(name)
-    # What is there now stays: a fork need not look through it, nor copy it for that.
+    # The present objects stay, so the garbage collector of a fork need not scan them, which would copy them.
     gc.collect()
     gc.freeze()
     assert threading.active_count() == 1, "a library has started a thread, which no fork would have"

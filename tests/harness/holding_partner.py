@@ -27,7 +27,7 @@ class HoldingPartner(MockPartner):
     """Neither applies nor answers the calls of some rows until they are released. All others are applied at once.
 
     Args:
-        has_ids: Its answers to what it accepts name its own id of the row.
+        has_ids: Whether the answers to accepted calls name the partner's own id of the row.
     """
 
     def __init__(self, config: PartnerConfig | None = None, *, has_ids: bool = False) -> None:
@@ -50,8 +50,8 @@ class HoldingPartner(MockPartner):
 
     def _release_held(self) -> None:
         while self._held:
-            each = self._held.pop(0)
-            each.protocol._finish(self._name_row(self.account.receive(each.request), find_row(each.request)), False)
+            held = self._held.pop(0)
+            held.protocol._finish(self._name_row(self.account.receive(held.request), find_row(held.request)), False)
 
     def _name_row(self, reply: Reply, row: str) -> Reply:
         if not self._has_ids or not 200 <= reply.status <= 299:

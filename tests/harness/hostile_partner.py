@@ -80,7 +80,7 @@ Script = Callable[[Peer], None]
 
 
 def answering(status: str, body: bytes = b"", *headers: str) -> Script:
-    """Answer every request like this."""
+    """Return a script that answers every request like this."""
 
     def script(peer: Peer) -> None:
         while peer.read_request():
@@ -90,7 +90,7 @@ def answering(status: str, body: bytes = b"", *headers: str) -> Script:
 
 
 def sending(data: bytes) -> Script:
-    """Send these bytes for a request, and hang up."""
+    """Return a script that sends these bytes for a request, and hangs up."""
 
     def script(peer: Peer) -> None:
         peer.read_request()
@@ -100,7 +100,7 @@ def sending(data: bytes) -> Script:
 
 
 class HostilePartner:
-    """Runs a script for each connection it accepts, in a thread of its own; the connection ends with the script.
+    """Runs a script for each accepted connection, in a separate thread; the connection ends with the script.
 
     Args:
         script: The behaviour on one connection.

@@ -35,11 +35,11 @@ class HttpPartner:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
-            # With the usual 5, a connection of many that come at once is lost while the thread that accepts them waits.
+            # With the usual 5, some of many simultaneous connections are lost while the accepting thread waits.
             request_queue_size = 256
 
         self._server = Server(("127.0.0.1", 0), Handler)
@@ -83,7 +83,7 @@ class RowPartner(HttpPartner):
 
 
 class CountingPartner(HttpPartner):
-    """Answers 200 after a while; counts how many calls are under way at once, and keeps when each came."""
+    """Answers 200 after a while; counts how many calls run at once, and keeps the time at which each came."""
 
     def __init__(self, *, latency_seconds: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A partner with ids of its own: an object is created by POST, changed and deleted under its id, and found by GET."""
+"""A partner with its own ids: an object is created by POST, changed and deleted under its id, and found by GET."""
 
 import json
 import threading
@@ -26,9 +26,9 @@ class IdPartner:
     """Keeps objects by its own ids; serves while it is used as a context manager.
 
     Args:
-        knows_keys: A POST under an `Idempotency-Key` that it has seen creates nothing, and is answered as before.
-        hook: Called for each call before it is applied; what it returns is the answer in its place. `DROP` applies the
-            call and hangs up.
+        knows_keys: Whether a POST under a known `Idempotency-Key` creates nothing, and is answered as before.
+        hook: Called before each call is applied; if it returns an answer, that is sent instead, and nothing is applied.
+            `DROP` applies the call and hangs up.
     """
 
     knows_keys: bool = True
@@ -77,13 +77,13 @@ class IdPartner:
             do_POST = do_PUT = do_DELETE = do_GET = serve  # noqa: N815
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             request_queue_size = 256
 
             def handle_error(self, *_: object) -> None:
-                """Say nothing."""
+                """Report nothing."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

@@ -16,12 +16,12 @@ def read_page() -> dict[str, set[str]]:
 
 
 def keys_of(document: Any, path: str = "") -> set[str]:
-    """Return every key of a document: `runs[].read`; a list or object that is empty is its own key."""
+    """Return every key of a document, such as `runs[].read`; an empty list or object is itself a key."""
     if isinstance(document, dict) and document:
-        found = set[str]().union(*(keys_of(value, f"{path}.{key}".lstrip(".")) for key, value in document.items()))
-        return found | ({path} if path and not path.endswith("[]") else set())
-    if isinstance(document, list) and document and not all(isinstance(each, str) for each in document):
-        return {path}.union(*(keys_of(each, f"{path}[]") for each in document))
+        keys = set[str]().union(*(keys_of(value, f"{path}.{key}".lstrip(".")) for key, value in document.items()))
+        return keys | ({path} if path and not path.endswith("[]") else set())
+    if isinstance(document, list) and document and not all(isinstance(inner, str) for inner in document):
+        return {path}.union(*(keys_of(inner, f"{path}[]") for inner in document))
     return {path}
 
 

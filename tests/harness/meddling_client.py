@@ -1,4 +1,4 @@
-"""A partner's client that lets a test act right before and right after its calls, in a thread of their own."""
+"""A partner's client that lets a test act right before and right after its calls, in a separate thread."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ class MeddlingClient(PartnerClient):
     """The real client of a testbed's stream.
 
     Args:
-        before: Called before a call is made, as if the process had stood still; other calls go on meanwhile.
-        after: Called with its outcomes before the delivery loop hears of them.
+        before: Called before a call is made, as if the process had stood still; other calls continue.
+        after: Called with the outcomes of a call before the delivery loop gets them.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class MeddlingClient(PartnerClient):
         return outcomes
 
     def close(self) -> None:
-        """Close the idle connections; raise what a test's own part has raised."""
+        """Close the idle connections; raise the first error of the test's own functions."""
         super().close()
         for error in self._errors:
             raise error
@@ -46,12 +46,12 @@ class MeddlingClient(PartnerClient):
     def _meddle(self, act: Callable[..., Any], *args: Any) -> None:
         try:
             act(*args)
-        except Exception as error:  # noqa: BLE001 - else it would pass for a bug of the client
+        except Exception as error:  # noqa: BLE001 - otherwise it would look like a bug of the client
             self._errors.append(error)
 
 
 def once(act: Callable[[], Any]) -> Callable[..., None]:
-    """Return what acts the first time it is called, whatever it is called with."""
+    """Return a function that acts only at its first call, whatever its arguments are."""
     done: list[bool] = []
 
     def act_once(*_: object) -> None:

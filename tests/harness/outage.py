@@ -1,4 +1,4 @@
-"""Hours in which a partner goes down and comes back: a real run, of which only the waiting is left out."""
+"""Hours in which a partner goes down and comes back: a real run, without the waiting."""
 
 import time
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
 UNREACHABLE = "http://127.0.0.1:9"
-"""Port 9 (discard) is one on which nothing listens."""
+"""Nothing listens on port 9 (discard)."""
 _HOUR_SECONDS = 3600
 _SPARE_SECONDS = 60
 
@@ -22,9 +22,9 @@ def run_outage(testbed: Testbed, source_db: SourceDb, *, slices: int, down: Coll
     """Let rows appear, be polled and be delivered every five minutes; return the full hour in which that began.
 
     Args:
-        slices: How many times five minutes.
-        down: In which of them the partner cannot be reached, counted from 0.
-        rows: New rows in each.
+        slices: The number of slices of five minutes.
+        down: The slices in which the partner cannot be reached, counted from 0.
+        rows: The number of new rows in each slice.
     """
     up = testbed.partner
     source_db.create_orders(0)
@@ -34,7 +34,7 @@ def run_outage(testbed: Testbed, source_db: SourceDb, *, slices: int, down: Coll
         source_db.add_orders(range(number * rows + 1, (number + 1) * rows + 1))
         testbed.poll()
         testbed.deliver()
-        # What this took is part of the five minutes, however busy the machine is.
+        # The time that this took is part of the five minutes, however busy the machine is.
         let_hours_pass(testbed.database, SLICE_MINUTES / 60 - (time.monotonic() - begun) / _HOUR_SECONDS)
     testbed.partner = up
     return _begin_with_an_hour(testbed.database)

@@ -19,13 +19,13 @@ def expire_batch_leases(database: Any) -> int:
 
 
 def stand_still(database: Any, monkeypatch: pytest.MonkeyPatch, *, seconds: float = 3600.0) -> None:
-    """Let this process have stood still for so long, by its own clock for leases and by MongoDB's."""
+    """Make it seem that this process stood still for that long, by its own clock for leases and by MongoDB's."""
     sleep(monkeypatch, seconds=seconds)
     expire_batch_leases(database)
 
 
 def sleep(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
-    """Let this machine have been suspended: of its clocks, CLOCK_BOOTTIME alone goes on meanwhile."""
+    """Make it seem that this machine was suspended, during which only its CLOCK_BOOTTIME advances."""
 
     def read(number: int) -> float:
         return time.clock_gettime(number) + (seconds if number == time.CLOCK_BOOTTIME else 0.0)
@@ -44,7 +44,7 @@ def settle_calls(database: Any) -> None:
 
 
 def make_retries_due(database: Any) -> None:
-    """Let the due time of every pending record have come."""
+    """Make every pending record due now."""
     due_now = [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
     database.records.update_many({"state": "pending", "due_at": {"$type": "date"}}, due_now)
 
@@ -54,9 +54,9 @@ def shift(value: Any, by: timedelta) -> Any:
     if isinstance(value, datetime):
         return value + by
     if isinstance(value, dict):
-        return {name: shift(each, by) for name, each in value.items()}
+        return {name: shift(inner, by) for name, inner in value.items()}
     if isinstance(value, list):
-        return [shift(each, by) for each in value]
+        return [shift(inner, by) for inner in value]
     return value
 
 
@@ -67,7 +67,7 @@ def let_hours_pass(database: Any, hours: float) -> None:
         moved = [ReplaceOne({"_id": document["_id"]}, shift(document, by)) for document in database[name].find()]
         if moved:
             database[name].bulk_write(moved, ordered=False)
-    # Days are made of hours again.
+    # The days are removed, so that they are added up from the moved hours again.
     database.report_days.delete_many({})
     reports = [shift(document, by) for document in database.reports.find()]
     database.reports.delete_many({})

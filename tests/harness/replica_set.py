@@ -19,7 +19,7 @@ SETTINGS: Mapping[str, int] = {"electionTimeoutMillis": 1500, "heartbeatInterval
 
 
 class Member(FaultyMongod):
-    """One of the mongods; it is ready once it answers, as whatever member."""
+    """One of the mongods; it is ready once it answers, in any role."""
 
     def check_ready(self, *, timeout_seconds: float) -> bool:
         """Tell whether this very process answers."""
@@ -35,7 +35,7 @@ class Member(FaultyMongod):
                 return False
 
     def read_role(self) -> str:
-        """Return `primary` or `secondary`; empty where it is neither, or does not answer."""
+        """Return `primary` or `secondary`; empty if it is neither, or does not answer."""
         if not self.is_running():
             return ""
         client: MongoClient[dict[str, Any]] = MongoClient(
@@ -50,7 +50,7 @@ class Member(FaultyMongod):
 
 
 class ReplicaSet:
-    """Three members; each fault strikes the one that is primary just then, unless it says otherwise."""
+    """Three members; each fault strikes the current primary, unless it says otherwise."""
 
     name = "replica set"
 
@@ -87,7 +87,7 @@ class ReplicaSet:
         return f"mongodb://{hosts}/{database}?replicaSet={REPLICA_SET}"
 
     def find(self, role: str, *, but: Member | None = None) -> list[Member]:
-        """Return the members of a role, without one that need not be asked."""
+        """Return the members in a role, except the one in `but`, which is not asked."""
         return [member for member in self.members if member is not but and member.read_role() == role]
 
     def primary(self) -> Member:
@@ -95,7 +95,7 @@ class ReplicaSet:
         return eventually(lambda: self.find("primary"), SOON_SECONDS)[0]
 
     def fail(self, what: Mapping[str, Any], *, times: int) -> int:
-        """Let commands fail at the primary; return how many have failed so far."""
+        """Make commands fail at the primary; return how many have failed so far."""
         self._failing = self.primary()
         return self._failing.fail(what, times=times)
 
@@ -115,5 +115,5 @@ class ReplicaSet:
         return primaries[0].read_term() if primaries else (0, False)
 
     def step_down(self, *, seconds: int) -> None:
-        """Let the primary be none for a while: another is elected."""
+        """Make the primary step down for a while, so that another member is elected."""
         self.primary().step_down(seconds=seconds)

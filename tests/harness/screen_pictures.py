@@ -35,7 +35,7 @@ _FONT = re.compile(r"@font-face \{\{.*?\}\}\s*", re.DOTALL)
 
 
 class Terminal:
-    """A command on a terminal of its own, in a directory of settings."""
+    """A command on its own terminal, in a directory of settings."""
 
     def __init__(self, directory: Path, *args: str) -> None:
         self._written = b""
@@ -62,7 +62,7 @@ class Terminal:
                 return
 
     def read(self) -> str:
-        """Return everything that it has written so far, but its progress."""
+        """Return everything that it has written so far, except its progress."""
         return _PROGRESS.sub("", self._written.decode(errors="replace").replace("\r\n", "\n"))
 
     def end(self) -> str:

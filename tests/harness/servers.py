@@ -27,21 +27,21 @@ def in_ci() -> bool:
 
 @contextmanager
 def serve_mongod() -> Iterator[Mongod]:
-    """Run a mongod of one's own."""
+    """Run a separate mongod."""
     with serve_any(Mongod, find_mongod) as server:
         yield server
 
 
 @contextmanager
 def serve_redis() -> Iterator[RedisServer]:
-    """Run a redis-server of one's own."""
+    """Run a separate redis-server."""
     with serve_any(RedisServer, find_redis_server) as server:
         yield server
 
 
 @contextmanager
 def serve_any(kind: Callable[[Path], S], find: Callable[[], Path]) -> Iterator[S]:
-    """Run a server of one's own, of a kind that `find` knows the binary of."""
+    """Run a separate server of a kind whose binary `find` returns."""
     try:
         find()
     except ServiceUnavailable as error:
@@ -69,7 +69,7 @@ def name_database(url: str) -> str:
 
 
 def connect(url: str) -> "MongoClient[dict[str, Any]]":
-    """Return a client to look with; every operation has a deadline."""
+    """Return a client for looking into the database; every operation has a deadline."""
     from pymongo import MongoClient
 
     return MongoClient(url, tz_aware=True, timeoutMS=10_000)

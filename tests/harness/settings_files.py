@@ -20,7 +20,7 @@ NOWHERE: Mapping[str, str] = {
     "redis_url": "redis://127.0.0.1:1/0",
     "partner_url": "http://127.0.0.1:1",
 }
-"""Services that nothing answers for."""
+"""Addresses at which no service answers."""
 BEAT: Mapping[str, Any] = {"upkeep_every": "1s", "roll_up_every": "2s"}
 
 

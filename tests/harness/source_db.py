@@ -44,7 +44,7 @@ class SourceDb:
         )
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own and return its rows."""
+        """Run one statement in its own transaction and return its rows."""
         with closing(self._connect()) as connection, connection:
             return connection.execute(sql, values).fetchall()
 

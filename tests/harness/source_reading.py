@@ -20,7 +20,7 @@ def read(db: SourceDb, after: Cursor | None = None, /, **settings: Any) -> tuple
         cursor = reader.start_cursor() if after is None else after
         rows: list[Row] = []
         for page in reader.pages(cursor):
-            # A page without rows has something else to keep: the end of a round over the lookback.
+            # A page without rows must at least move the cursor: it ends a round over the lookback.
             assert page.rows or page.cursor != cursor
             assert len(page.rows) <= settings.get("page_size", 1000)
             rows += page.rows

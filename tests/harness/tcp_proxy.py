@@ -15,7 +15,7 @@ ANSWER_WITHIN_SECONDS = 60.0
 
 
 class Proxy:
-    """Carries bytes to a port of this machine and back, in a thread of its own.
+    """Carries bytes to a port of this machine and back, in its own thread.
 
     `affected` counts the connections that were reset and the pieces that were held up or delayed.
 
@@ -46,11 +46,11 @@ class Proxy:
         self._do(self._listen())
 
     def set(self, mood: Mood, *, delay_seconds: float = 0.0) -> None:
-        """Change how it carries from now on."""
+        """Change the mood from now on."""
         self._do(self._change(mood, delay_seconds))
 
     def close(self) -> None:
-        """Cut everything and end. Safe to repeat."""
+        """Cut every connection and stop. Safe to repeat."""
         if self._loop.is_closed():
             return
         self._do(self._end())
@@ -153,7 +153,7 @@ class Proxy:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection with a reset, not in good order; one that was closed already stays so."""
+    """End a connection with a reset instead of an orderly close; one that is already closed stays as it is."""
     raw = writer.get_extra_info("socket")
     if raw is not None and not writer.is_closing():
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """A minimal SQL Server: every login succeeds, and queries get no answer, or one error.
 
-Microsoft's own driver talks to it, so what it makes of silence and of errors is seen as users see it.
+Microsoft's own driver talks to it, so that tests see the driver's reaction to silence and errors as users see it.
 """
 
 import ctypes.util
@@ -49,7 +49,7 @@ def tds_server(refusal: Refusal | None = None, *, silent_at: int = _QUERY) -> It
 
     Args:
         refusal: The error for each query; None: a query is never answered.
-        silent_at: `AFTER_LOGIN`: the queries of the driver after the login are not answered either.
+        silent_at: With `AFTER_LOGIN`, the driver's own queries after the login are not answered either.
     """
     with closing(socket.create_server(("127.0.0.1", 0), backlog=20)) as server:
         clients: list[tuple[socket.socket, threading.Thread]] = []
@@ -58,7 +58,7 @@ def tds_server(refusal: Refusal | None = None, *, silent_at: int = _QUERY) -> It
         try:
             yield server.getsockname()[1]
         finally:
-            # A thread that waits is woken by this, not by close().
+            # This wakes a waiting thread, which close() does not.
             server.shutdown(socket.SHUT_RDWR)
             acceptor.join()
             for client, thread in clients:
@@ -113,13 +113,13 @@ def _receive(client: socket.socket) -> int:
 
 
 def _read(client: socket.socket, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        piece = client.recv(size - len(found))
+    received = b""
+    while len(received) < size:
+        piece = client.recv(size - len(received))
         if not piece:
             raise EOFError
-        found += piece
-    return found
+        received += piece
+    return received
 
 
 def _send(client: socket.socket, body: bytes) -> None:

@@ -74,7 +74,7 @@ def claim_records(
     """Take due records into flight as one batch.
 
     Args:
-        begun: Their calls may have begun.
+        begun: Whether their calls may have begun.
     """
     claim = ledger.batches.take(
         "orders",
@@ -92,7 +92,7 @@ def claim_records(
 
 
 def lose_records(ledger: Ledger, database: Any, ids: Sequence[str], *, worker: str = "dead") -> Claim:
-    """Let a process take records, begin their calls and die, and bring back what it held."""
+    """Have a process take records, begin their calls and die, and bring back its records."""
     claim = claim_records(ledger, ids, worker=worker, begun=True)
     passing_time.expire_batch_leases(database)
     for batch in ledger.batches.seize_expired(["orders"], limit=10):
@@ -104,7 +104,7 @@ def lose_records(ledger: Ledger, database: Any, ids: Sequence[str], *, worker: s
 
 @dataclass
 class ListReader:
-    """A source that keeps versions of its own, of which only the last page of rows matters."""
+    """A source whose rows are given in a list; each poll reads all of them, whatever the cursor is."""
 
     rows: Sequence[Row]
     columns_fingerprint: str = "columns"
@@ -188,7 +188,7 @@ class Testbed:
         )
 
     def take(self, **changes: Any) -> Taken:
-        """Take due records into flight as one batch, and call nobody."""
+        """Take due records into flight as one batch, and make no call."""
         options: dict[str, Any] = {"mapping_hash": "mapping", "worker": "taker"}
         return take_batch(
             ledger=self.ledger,
@@ -216,7 +216,7 @@ class Testbed:
         self.ledger.batches.end(claim.token)
 
     def make_setup(self, name: str = "orders", *, client: PartnerClient | None = None, rate: Any = None) -> StreamSetup:
-        """Return what the delivery of the stream is made of."""
+        """Return the setup of the stream's delivery."""
         assert name == self.stream.name
         return StreamSetup(
             stream=self.stream,
@@ -238,10 +238,10 @@ class Testbed:
         return DeliveryLoop(ledger=self.ledger, **{**options, **changes})
 
     def deliver(self, *, client: PartnerClient | None = None, **changes: Any) -> dict[str, int]:
-        """Deliver until nothing is due; return what was done, by what became of it.
+        """Deliver until nothing is due; return the counts of the results.
 
         Args:
-            client: Makes the calls; a real one of the stream's own where none is given.
+            client: Makes the calls; by default a real client of the stream.
         """
         own = client or PartnerClient(self.partner, self.stream)
         try:
@@ -266,7 +266,7 @@ class Testbed:
         return passing_time.expire_batch_leases(self.database)
 
     def make_retries_due(self) -> None:
-        """Let all due times have come."""
+        """Make all pending records due now."""
         passing_time.make_retries_due(self.database)
 
     def settle_calls(self) -> None:
@@ -279,14 +279,14 @@ class Testbed:
 
     def record(self, number: int) -> dict[str, Any]:
         """Return the one record of row `number`."""
-        (found,) = self.records(key_id=key_id({"id": number}))
-        return found
+        (record,) = self.records(key_id=key_id({"id": number}))
+        return record
 
     def states(self) -> dict[int, list[str]]:
         """Return, by row, the states of its records, oldest first."""
         states: dict[int, list[str]] = {}
-        for each in self.records():
-            states.setdefault(each["key"]["id"], []).append(each["state"])
+        for record in self.records():
+            states.setdefault(record["key"]["id"], []).append(record["state"])
         return states
 
     def cursor(self) -> Any:

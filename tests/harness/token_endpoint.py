@@ -1,4 +1,4 @@
-"""A token endpoint and a partner that takes only its newest token."""
+"""A token endpoint, and a partner that accepts only its newest token."""
 
 import json
 import threading
@@ -15,10 +15,10 @@ CLIENT_SECRET = "cl1ent/s+cret"
 
 
 class TokenDesk:
-    """Gives tokens out by number; its partner answers 401 to every other one.
+    """Issues numbered tokens; its partner accepts the newest one, and answers 401 to all others.
 
     Args:
-        answer: The answer in place of a token, as `lambda peer: peer.answer("503 Later")`.
+        answer: Sends an answer in place of a token, such as `lambda peer: peer.answer("503 Later")`.
         expires_in: The `expires_in` of each token; None leaves it out.
         unwanted: Whether the partner refuses every token.
     """
@@ -55,7 +55,7 @@ class TokenDesk:
         return Credentials(kind="oauth2", values=values)
 
     def revoke(self) -> None:
-        """Let the partner take no token that was given so far."""
+        """Make the partner refuse every token that was issued so far."""
         self.good = ""
 
     @property
@@ -66,7 +66,7 @@ class TokenDesk:
 
     @property
     def forms(self) -> list[dict[str, str]]:
-        """The forms that the token endpoint got."""
+        """The forms that the token endpoint received."""
         return [dict(parse_qsl(request.partition(b"\r\n\r\n")[2].decode())) for request in self.endpoint.requests]
 
     def _give(self, peer: Peer) -> None:

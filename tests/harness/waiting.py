@@ -17,13 +17,13 @@ def eventually(
 ) -> T:
     """Call `predicate` until it returns something true, and return that.
 
-    A look that takes long, such as a command, leaves as much time again to the processes that it looks at.
+    After a call that takes long, such as a command, the pause is as long, which leaves time to the observed processes.
 
     Args:
         ignore: Exceptions that mean "not yet", as from a server that is being restarted.
 
     Raises:
-        AssertionError: it did not in time; with its last result or exception.
+        AssertionError: no result was true in time; with the last result or exception.
     """
     until = time.monotonic() + timeout
     while True:

@@ -27,11 +27,11 @@ from tests.harness.source_db import SourceDb
 from tests.harness.waiting import eventually
 
 PACKAGE = f"{Path(syncctl.__file__).parent}{os.sep}"
-# Servers for demos and tests: no part of the way of a record.
+# Servers for demos and tests are no part of a record's way.
 LEFT_OUT = f"{PACKAGE}local{os.sep}"
 WAKE = re.compile(r"wake")
 AT_MOST = {"polled row": (23, 36), "delivered record": (25, 54), "setting": (10, 23), "body template": (4, 7)}
-"""How many files may have what is followed in hand, and in how many anything may run meanwhile."""
+"""For each way, how many files may handle the followed values, and in how many files anything may run at all."""
 
 NUMBER = 987_654
 WINDOW = 4321
@@ -46,7 +46,7 @@ class Way:
     files: dict[str, dict[str, float]] = field(default_factory=dict)
     """File → function → the seconds spent in its calls and in all that they called."""
     in_hand: set[str] = field(default_factory=set)
-    """The files of which a function had what is followed among its arguments, variables or results."""
+    """The files with a function that had a followed value among its arguments, variables or results."""
 
     def add(self, frame: FrameType, seconds: float, *, is_in_hand: bool = False) -> None:
         """Note that a function was called, or how long a call took."""
@@ -88,7 +88,7 @@ class WayTracer:
         """Follow everything that runs in the block.
 
         Args:
-            followed: The values by which a function is known to have in hand what is followed.
+            followed: The values to follow; a function that has one of them handles what is followed.
             wake_way: Where to note a wake-up that begins in the block, with all that it calls.
         """
         self._way, self._wake_way, self._followed = Way(), wake_way, followed
@@ -134,7 +134,7 @@ def has_any(container: object, values: Collection[object], deepest: int = DEEPES
         inner = [getattr(container, name, None) for name in names]
     else:
         return False
-    return any(has_any(each, values, deepest - 1) for each in inner)
+    return any(has_any(part, values, deepest - 1) for part in inner)
 
 
 def follow_ways(source: SourceDb) -> dict[str, Way]:

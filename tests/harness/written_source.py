@@ -28,7 +28,7 @@ on conflict (id) do update
 set customer = excluded.customer, amount = excluded.amount, note = excluded.note, changed = excluded.changed
 """
 OUTCOMES = {"partner_id": "remote.id", "sync_error": "error", "sync_record": "record_id", "sync_state": "state"}
-"""Columns of a table of documents, and which outcome each gets."""
+"""The columns of a table of documents for outcomes, and the outcome that is written back into each."""
 _LINES = """
 create table order_lines (
     order_id integer not null,
@@ -43,10 +43,10 @@ LINES_AT_MOST = 3
 
 
 class FaultySource(SourceDb):
-    """A SQLite file in a directory of its own, which moves with all that SQLite keeps beside it.
+    """A SQLite file in its own directory, which moves with all files that SQLite keeps beside it.
 
     Args:
-        journal: `delete` lets a writer lock readers out; under `wal` it does not.
+        journal: With `delete` a writer can lock readers out; with `wal` it cannot.
     """
 
     def __init__(self, directory: Path, *, journal: str) -> None:
@@ -75,7 +75,7 @@ class FaultySource(SourceDb):
             return False
 
     def unlock(self) -> None:
-        """Roll it back. Safe to repeat."""
+        """Roll the transaction back. Safe to repeat."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -125,7 +125,7 @@ class Writer:
 
     def __init__(self, source: FaultySource, *, seed: int = 0, has_lines: bool = False) -> None:
         self.has_lines = has_lines
-        #: By order and line.
+        #: The versions of each line, by order and number of the line.
         self.lines: dict[tuple[int, int], list[Line]] = {}
         self.line_number = 0
         self.versions: dict[int, list[Version]] = {}
@@ -170,10 +170,10 @@ class Writer:
             written.append(Line(row, line, f"sku {self._random.randrange(10**6)}", self.line_number))
         with self._source.may_write:
             self._source.execute_many(
-                _WRITE_LINE, [(each.order_id, each.line, each.sku, each.changed) for each in written]
+                _WRITE_LINE, [(version.order_id, version.line, version.sku, version.changed) for version in written]
             )
-        for each in written:
-            self.lines.setdefault((each.order_id, each.line), []).append(each)
+        for version in written:
+            self.lines.setdefault((version.order_id, version.line), []).append(version)
 
     def start(self, *, rows: int = 10, pause_seconds: float = 0.1) -> None:
         """Keep writing in the background: `rows` rows in each transaction, about a third of them changed ones."""
@@ -193,7 +193,7 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write no more."""
+        """Stop writing, and raise the error of the background thread if it had one."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
@@ -207,8 +207,10 @@ class Writer:
             amount = Decimal(self._random.randrange(10**9)) / 100
             note = self._random.choice(["", "größer", "ご注文", 'a "quote" and a \\', "line\nbreak"])
             written.append(Version(row, f"customer {row % 97}", amount, note, self._number))
-        values = [(each.id, each.customer, str(each.amount), each.note, each.changed) for each in written]
+        values = [
+            (version.id, version.customer, str(version.amount), version.note, version.changed) for version in written
+        ]
         with self._source.may_write:
             self._source.execute_many(_WRITE, values)
-        for each in written:
-            self.versions.setdefault(each.id, []).append(each)
+        for version in written:
+            self.versions.setdefault(version.id, []).append(version)

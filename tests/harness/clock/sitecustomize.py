@@ -1,4 +1,4 @@
-"""Python imports this module at its start if the directory is on PYTHONPATH: it sets the wall clock wrong."""
+"""Sets the wall clock wrong; Python imports this module at its start if the directory is on PYTHONPATH."""
 
 import datetime as module
 import os

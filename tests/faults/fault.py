@@ -15,15 +15,15 @@ TAKES_EFFECT_WITHIN_SECONDS = 90.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Something that goes wrong, and how it is put right again.
+    """Something that goes wrong, and its repair.
 
     Each step is repeated until it returns that it took effect: a fault without effect proves nothing.
 
     Args:
         kind: The kind, for counting over many runs.
         detail: The particulars of this fault.
-        first: Let it go wrong; False if there is nothing to break at the moment.
-        then: Repair it; False while the fault has had no effect.
+        first: Causes the fault; returns False if there is nothing to break at the moment.
+        then: Repairs it; returns False while the fault has had no effect.
         after_seconds: The time from the fault to its repair.
     """
 
@@ -44,7 +44,7 @@ Draw = Callable[[Deployment, Random], Fault]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timed:
-    """A fault and when it is to begin."""
+    """A fault, and the time at which it begins."""
 
     at_seconds: float
     fault: Fault
@@ -58,10 +58,10 @@ def play(script: Sequence[Timed], note: Callable[[str], None]) -> tuple[str, ...
     """
     began = time.monotonic()
     order = itertools.count()
-    # When it is due, a number that keeps the order, the fault, whether it is its end, and since when it is being tried.
+    # The due time, a number that keeps the order, the fault, whether it is its end, and since when it has been tried.
     waiting: list[tuple[float, int, Fault, bool, float | None]] = []
-    for each in script:
-        heapq.heappush(waiting, (each.at_seconds, next(order), each.fault, False, None))
+    for timed in script:
+        heapq.heappush(waiting, (timed.at_seconds, next(order), timed.fault, False, None))
     took: list[str] = []
     while waiting:
         due, _, fault, is_end, since = heapq.heappop(waiting)

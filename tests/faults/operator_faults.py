@@ -1,4 +1,4 @@
-"""What operators do while everything else breaks: rewind, replay, repair, discard."""
+"""The operations of operators while everything else breaks: rewind, replay, repair, discard."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,7 @@ DIFFERENCES_FOUND = 1
 
 
 def rewind(deployment: Deployment, _random: Random, *, resend: bool) -> Fault:
-    """Read all rows again, once no poll holds the lease; with `resend` each of them goes out once more."""
+    """Read all rows again, once no poll holds the lease; with `resend` each of them is sent once more."""
 
     def act() -> bool:
         more = ["--resend"] if resend else []
@@ -61,7 +61,7 @@ def discard(deployment: Deployment, random: Random) -> Fault:
 
 
 def run(deployment: Deployment, *args: str) -> Completed:
-    """Run a command that may find nobody at home."""
+    """Run a command that may find its services unavailable."""
     return deployment.run(*args, timeout=300)
 
 
@@ -69,5 +69,5 @@ OPERATIONS: Sequence[Draw] = (partial(rewind, resend=False), partial(rewind, res
 
 
 def draw_operator(layout: Layout) -> Sequence[Draw]:
-    """Return what operators may do; records are given up only where some fail."""
+    """Return the operations of operators; records are discarded only if the layout makes some fail."""
     return (*OPERATIONS, discard) if layout.partner.reject_rate > 0 else OPERATIONS

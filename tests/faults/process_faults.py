@@ -46,11 +46,11 @@ def kill_pool_process(deployment: Deployment, random: Random) -> Fault:
 
 
 def stop_worker(deployment: Deployment, random: Random) -> Fault:
-    """SIGTERM a worker, which must end with 0 once all else is well again, and start another."""
+    """SIGTERM a worker, which must end with 0 once every other fault is repaired, and start another."""
 
     def act() -> bool:
         # Until Celery has its handler in place a SIGTERM simply ends it.
-        ready = [each for each in deployment.workers if "ready" in each.log and not is_suspended(each.pid)]
+        ready = [worker for worker in deployment.workers if "ready" in worker.log and not is_suspended(worker.pid)]
         if not ready:
             return False
         worker = random.choice(ready)
@@ -68,7 +68,9 @@ def stall_worker(deployment: Deployment, random: Random) -> Fault:
     def halt() -> bool:
         holders = deployment.find_holders()
         busy = [
-            each for each in deployment.workers if holders & set(group_members(each.pid)) and not is_suspended(each.pid)
+            worker
+            for worker in deployment.workers
+            if holders & set(group_members(worker.pid)) and not is_suspended(worker.pid)
         ]
         if not busy:
             return False
@@ -76,7 +78,7 @@ def stall_worker(deployment: Deployment, random: Random) -> Fault:
         signal_group(worker, signal.SIGSTOP)
         eventually(lambda: all(is_suspended(member) for member in group_members(worker.pid)), SOON_SECONDS)
         if not deployment.find_holders() & set(group_members(worker.pid)):
-            # It was done with them before it stood still.
+            # The worker finished its records before it was suspended.
             signal_group(worker, signal.SIGCONT)
             return False
         halted.append(worker)
@@ -98,7 +100,7 @@ def stall_pool_process(deployment: Deployment, random: Random) -> Fault:
             return False
         pid = random.choice(busy)
         kill(pid, signal.SIGSTOP)
-        # It may have ended just then.
+        # The process may have ended at that moment.
         eventually(lambda: is_suspended(pid) or pid not in find_pool(deployment), SOON_SECONDS)
         if not is_suspended(pid) or pid not in deployment.find_holders():
             kill(pid, signal.SIGCONT)
@@ -142,18 +144,18 @@ def stall_beat(deployment: Deployment, random: Random) -> Fault:
 
 
 def draw_worker(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall a worker: threads have no processes of their own."""
+    """Return the faults of a worker; only a pool of processes has processes to kill and stall."""
     always = (kill_worker, stop_worker, stall_worker)
     return (*always, kill_pool_process, stall_pool_process) if layout.pool == "prefork" else always
 
 
 def draw_beat(_layout: Layout) -> Sequence[Draw]:
-    """Return what can befall Beat."""
+    """Return the faults of Beat."""
     return (kill_beat, stall_beat)
 
 
 def draw_kinds(layout: Layout, random: Random) -> list[Draw]:
-    """Choose two faults of workers and one of each other part, among those that this layout gives an effect."""
+    """Choose two faults of workers and one of each other part, among those that can take effect in this layout."""
     parts = (draw_redis, draw_mongodb, draw_source, draw_partner, draw_operator)
     return [
         *random.sample(draw_worker(layout), 2),
@@ -163,19 +165,19 @@ def draw_kinds(layout: Layout, random: Random) -> list[Draw]:
 
 
 def count_turns(layout: Layout) -> int:
-    """Return how many seeds before this one have had a layout of its kind, wired or not, of several members or not."""
+    """Return how many seeds before this one had a layout of the same kind: wired or not, of several members or not."""
     return layout.seed // 4 if layout.members > 1 else layout.seed // 2
 
 
 def deal(kinds: Sequence[Draw], turn: int, part: str) -> Draw:
-    """Return what comes in this turn: all kinds come once, in an order of their own, before any comes again."""
+    """Return the fault of this turn: all kinds come once, in a random order, before any comes again."""
     deck = list(kinds)
     Random(f"{part} {turn // len(deck)}").shuffle(deck)
     return deck[turn % len(deck)]
 
 
 def draw_script(deployment: Deployment, random: Random, *, seconds: float) -> list[Timed]:
-    """Draw when each fault begins; what befalls one part never overlaps itself, but for the two of workers."""
+    """Draw when each fault begins; faults of one part never overlap, except for the two of workers."""
     script: list[Timed] = []
     for number, draw in enumerate(draw_kinds(deployment.layout, random)):
         fault = draw(deployment, random)
@@ -186,15 +188,15 @@ def draw_script(deployment: Deployment, random: Random, *, seconds: float) -> li
 def find_pool(deployment: Deployment) -> list[int]:
     """Return the pool processes of all workers that have done something.
 
-    A worker whose pool loses a process before its loop has begun ends itself: Celery takes that for a pool which cannot
-    be started.
+    A worker whose pool loses a process before its loop has begun ends itself, because Celery takes that for a pool that
+    cannot be started.
     """
     at_work = [worker for worker in deployment.workers if any(mark in worker.log for mark in AT_WORK)]
     return [pid for worker in at_work for pid in group_members(worker.pid) if pid != worker.pid]
 
 
 def go_on(halted: Sequence[RunningCommand]) -> bool:
-    """Let halted processes go on, as far as they were not killed meanwhile."""
+    """Resume suspended processes, except those that were killed in between."""
     for command in halted:
         signal_group(command, signal.SIGCONT)
     return True

@@ -21,7 +21,7 @@ class Finished:
     """A run whose account was exact.
 
     Args:
-        faults: The kinds of the faults that took effect, a clock that was off among them.
+        faults: The kinds of the faults that took effect, including a clock that was off.
     """
 
     seed: int
@@ -67,7 +67,7 @@ def run_seed(seed: int, directory: Path, note: Callable[[str], None] = lambda _:
     """Run the faults of a seed and return the account.
 
     Raises:
-        AssertionError: something did not arrive, did not end well, or is not accounted for; with the script.
+        AssertionError: something did not arrive, did not end correctly, or is not accounted for; with the script.
     """
     random = Random(seed)
     layout = draw_layout(random, seed=seed)

@@ -20,7 +20,7 @@ from tests.harness.tcp_proxy import Mood
 from tests.harness.waiting import eventually
 
 SOON_SECONDS = 60.0
-# Which commands syncctl sends to which collection all the time: any other would never fail.
+# The commands that syncctl sends to each collection all the time; a fault of any other would never take effect.
 WRITES = (
     ("records", "update"), ("records", "update"), ("records", "insert"),
     ("keys", "update"), ("keys", "insert"),
@@ -45,7 +45,7 @@ def kill_server(server: Server) -> bool:
 
 
 def start_server(server: Server) -> bool:
-    """Start a server with what its files have."""
+    """Start a server with the data in its files."""
     server.start(timeout_seconds=SOON_SECONDS)
     return True
 
@@ -77,7 +77,7 @@ def lose_redis(deployment: Deployment, random: Random) -> Fault:
 
 
 def restart_redis(deployment: Deployment, random: Random) -> Fault:
-    """Kill Redis, and start it with what its append-only file has."""
+    """Kill Redis, and start it with the data in its append-only file."""
     return Fault(
         kind="restart redis",
         first=lambda: kill_server(deployment.redis),
@@ -87,7 +87,7 @@ def restart_redis(deployment: Deployment, random: Random) -> Fault:
 
 
 def flush_redis(deployment: Deployment, _random: Random) -> Fault:
-    """FLUSHALL while a message waits. Workers at rest take each at once, so they stand still until one does."""
+    """FLUSHALL while a message waits. Idle workers take each message at once, so they are suspended until one waits."""
     halted: list[RunningCommand] = []
 
     def act() -> bool:
@@ -97,7 +97,7 @@ def flush_redis(deployment: Deployment, _random: Random) -> Fault:
                 halted.append(worker)
         try:
             with Redis.from_url(deployment.redis.url(), socket_timeout=SOON_SECONDS) as redis:
-                # One after the other, as Redis does it: no message gets in between.
+                # Redis runs the script as a whole, so that no message gets in between.
                 waiting = int(redis.eval(FLUSH_MESSAGES, 0))  # type: ignore[arg-type]
         except RedisError:
             return False
@@ -147,7 +147,7 @@ def kill_mongod(deployment: Deployment, random: Random) -> Fault:
 
 
 def restart_mongod(deployment: Deployment, _random: Random) -> Fault:
-    """Shut MongoDB down in good order, and start it again."""
+    """Shut MongoDB down cleanly, and start it again."""
 
     def act() -> bool:
         mongod = find_mongod(deployment)
@@ -170,7 +170,7 @@ def freeze_mongod(deployment: Deployment, random: Random) -> Fault:
 
 
 def step_down_mongod(deployment: Deployment, random: Random) -> Fault:
-    """Let the primary step down: for a while there is none, then it is elected again, in another term."""
+    """Make the primary step down: for a while there is none, then it is elected again, in another term."""
     seconds = random.randint(1, 4)
     terms: list[int] = []
 
@@ -187,7 +187,7 @@ def step_down_mongod(deployment: Deployment, random: Random) -> Fault:
 
 
 def fail_writes(deployment: Deployment, random: Random) -> Fault:
-    """Let a few writes of one kind to one collection fail: the connection closes, or no majority has the write."""
+    """Make a few writes of one kind to one collection fail: the connection closes, or no majority has the write."""
     collection, command = random.choice(WRITES)
     how = random.choice(sorted(HOW))
     times = random.randint(1, 4)
@@ -218,10 +218,10 @@ def kill_member(deployment: Deployment, random: Random, *, role: str) -> Fault:
     killed: list[Member] = []
 
     def begin() -> bool:
-        found = find_set(deployment).find(role)
-        if not found:
+        members = find_set(deployment).find(role)
+        if not members:
             return False
-        killed[:] = [random.choice(found)]
+        killed[:] = [random.choice(members)]
         return kill_server(killed[0])
 
     def end() -> bool:
@@ -235,12 +235,12 @@ def freeze_primary(deployment: Deployment, random: Random) -> Fault:
     frozen: list[Member] = []
 
     def begin() -> bool:
-        found = find_set(deployment).find("primary")
-        if not found:
+        primaries = find_set(deployment).find("primary")
+        if not primaries:
             return False
-        frozen[:] = found[:1]
-        found[0].freeze()
-        eventually(lambda: is_suspended(found[0].pid), SOON_SECONDS)
+        frozen[:] = primaries[:1]
+        primaries[0].freeze()
+        eventually(lambda: is_suspended(primaries[0].pid), SOON_SECONDS)
         return True
 
     def end() -> bool:
@@ -258,7 +258,7 @@ def find_set(deployment: Deployment) -> ReplicaSet:
 
 
 def lock_source(deployment: Deployment, random: Random) -> Fault:
-    """Hold a transaction of the source that lets nobody read or write, past the time a query may take."""
+    """Hold a transaction of the source that blocks readers and writers for longer than a query may take."""
     epochs: list[int] = []
 
     def begin() -> bool:
@@ -299,9 +299,9 @@ def lose_source(deployment: Deployment, random: Random) -> Fault:
 
 
 def break_wire(deployment: Deployment, random: Random, *, part: str, mood: Mood) -> Fault:
-    """Refuse, reset, hang or delay all between the workers and one part for a while, until a connection has felt it."""
+    """Refuse, reset, hang or delay all traffic between the workers and a part, until a connection was affected."""
     wire = deployment.wires[part]
-    # Half of it each way: with a delay each way a call of the partner comes near its deadline, and beyond.
+    # The delay applies each way, so that a call to the partner comes near its deadline, or exceeds it.
     delay = random.uniform(0.05, 0.6) * deployment.layout.timeout_seconds
     before: list[int] = []
 
@@ -309,7 +309,7 @@ def break_wire(deployment: Deployment, random: Random, *, part: str, mood: Mood)
         before[:] = [wire.affected]
         wire.set(mood, delay_seconds=delay)
         if mood == "refuse" and wire.affected == before[0]:
-            # Who is refused is not seen here: only a connection that was open and is reset.
+            # A refused connection is not counted, only an open one that is reset.
             wire.set("open")
             return False
         return True
@@ -327,22 +327,22 @@ MEMBER_FAULTS: Sequence[Draw] = (
     partial(kill_member, role="primary"), step_down_mongod, freeze_primary, fail_writes,
     partial(kill_member, role="secondary"),
 )  # fmt: skip
-"""What can befall a replica set of several members: the same objects at each look."""
+"""The faults of a replica set of several members; the objects are the same at each call."""
 MOODS: Sequence[Mood] = ("refuse", "cut", "hang", "delay")
 WIRES: Mapping[str, Sequence[Draw]] = {
     part: tuple(partial(break_wire, part=part, mood=mood) for mood in MOODS) for part in ("mongod", "redis", "partner")
 }
-"""The trouble that a wire to a part can give: the same objects at each look."""
+"""The faults of the wire to each part; the objects are the same at each call."""
 
 
 def draw_redis(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall Redis; its wire only where there is one."""
+    """Return the faults of Redis, with those of its wire if there is one."""
     own = (lose_redis, restart_redis, flush_redis, freeze_redis)
     return (*own, *WIRES["redis"]) if layout.wired else own
 
 
 def draw_mongodb(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall MongoDB; its wire only where there is one."""
+    """Return the faults of MongoDB, with those of its wire if there is one."""
     if layout.members > 1:
         return MEMBER_FAULTS
     own = (kill_mongod, fail_writes, restart_mongod, fail_writes, freeze_mongod, fail_writes, step_down_mongod)
@@ -350,10 +350,10 @@ def draw_mongodb(layout: Layout) -> Sequence[Draw]:
 
 
 def draw_source(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall the source; under `wal` a writer locks nobody out."""
+    """Return the faults of the source; with `wal`, a writer locks no reader out."""
     return (lock_source, lose_source) if layout.journal == "delete" else (lose_source,)
 
 
 def draw_partner(_layout: Layout) -> Sequence[Draw]:
-    """Return what can befall the partner."""
+    """Return the faults of the partner."""
     return WIRES["partner"]

@@ -20,7 +20,7 @@ EXAMPLES_PER_RUN = 20
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """The runs so far, and those that broke."""
+    """The runs so far, and those that failed."""
 
     runs: int = 0
     steps: int = 0
@@ -30,11 +30,11 @@ class Tally:
     marks: Counter[str] = field(default_factory=Counter)
 
     def attempt(self, name: str, act: Callable[[], str]) -> None:
-        """Do one run and say in one line how it went; more only when it broke."""
+        """Do one run, and report it in one line, or in more if it failed."""
         began = time.monotonic()
         try:
             summary = act()
-        except Exception as error:  # noqa: BLE001 - whatever breaks a run is reported with its seed
+        except Exception as error:  # noqa: BLE001 - every error of a run is reported with its seed
             self.broken.append(name)
             say(f"{name}: BROKEN after {time.monotonic() - began:.0f} s\n{tell(error)}\n")
         else:
@@ -42,7 +42,7 @@ class Tally:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them one after the other; return 1 when an invariant was broken or an account not exact."""
+    """Do the runs one after the other; return 1 if an invariant was broken or an account was not exact."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--runs", type=int, default=40, metavar="N", help="runs of real processes")
     parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="steps of the state machine, in all")
@@ -98,12 +98,12 @@ def break_deployment(tally: Tally, seed: int, verbose: bool) -> str:
 
 
 def tell(error: BaseException) -> str:
-    """Return an error with its notes: Hypothesis puts there how it came to it."""
+    """Return an error with its notes, in which Hypothesis lists the steps that led to it."""
     return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 def say(text: str) -> None:
-    """Print at once."""
+    """Print a line at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

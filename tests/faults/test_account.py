@@ -1,4 +1,4 @@
-"""The account finds every violation that it exists for; undetected, each of these would pass every run."""
+"""The account finds every violation that it is meant to find; if it missed one, every run would pass with it."""
 
 import json
 from collections.abc import Callable
@@ -142,9 +142,9 @@ def make_documents_case() -> dict[str, Any]:
     case = make_case()
     older, newest = case["records"]
     middle = record("orders-c", NEW, 3, attempt("orders-c", 1))
-    for each, lines in ((older, [OLD_LINE]), (newest, [OLD_LINE]), (middle, [NEW_LINE])):
-        each["payload"]["lines"] = [show(line) for line in lines]
-        each["key"] = {"id": 1}
+    for logged, lines in ((older, [OLD_LINE]), (newest, [OLD_LINE]), (middle, [NEW_LINE])):
+        logged["payload"]["lines"] = [show(line) for line in lines]
+        logged["key"] = {"id": 1}
     case["records"].append(middle)
     remote = {"values": {"id": "P-1"}, "seq": 3}
     case["keys"] = [{"key": {"id": 1}, "version": "orders-c", "delivered_seq": 3, "remote": remote}]

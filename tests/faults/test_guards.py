@@ -38,12 +38,12 @@ FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def log(testbed: Testbed, *numbers: int) -> None:
-    """Let a poll have seen these rows."""
+    """Have a poll log these rows."""
     testbed.poll(ListReader([version_row(number, "a", None) for number in numbers]))
 
 
 def test_rows_whose_key_holds_a_null_are_failed_and_not_versions_of_one_another() -> None:
-    """Invariant 9. Fails without the look for a NULL in `identify`."""
+    """Invariant 9. Fails without the check for a NULL in `identify`."""
     rows = [Row(key={"id": None, "line": 1}, payload={"id": None, "line": 1}, version=None, at=at) for at in ("1", "2")]
     named = [identify(row) for row in rows]
     assert len({key for _, key in named}) == 2
@@ -53,7 +53,7 @@ def test_rows_whose_key_holds_a_null_are_failed_and_not_versions_of_one_another(
 
 
 def test_an_answer_is_read_up_to_its_cap_and_its_connection_closed() -> None:
-    """Invariant 11: a partner's answer without end takes no memory without end. Fails without the cap."""
+    """Invariant 11: an endless answer of a partner takes a limited amount of memory. Fails without the cap."""
     chunk, sent, hung_up = b"x" * 65_536, [0], threading.Event()
 
     def answer_without_end(peer: Peer) -> None:
@@ -76,7 +76,7 @@ def test_an_answer_is_read_up_to_its_cap_and_its_connection_closed() -> None:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        # The server is told, rather than left with a connection on which nobody reads.
+        # The server notices, instead of being left with a connection that is never read.
         assert hung_up.wait(20)
         transport.close()
     assert answer is not None
@@ -106,7 +106,7 @@ def test_a_page_costs_the_memory_of_a_page(source_db: SourceDb) -> None:
 
 
 def open_circuit(testbed: Testbed) -> None:
-    """Let the partner have been down for so long that a probe is due."""
+    """Make it seem that the partner has been down long enough for a probe to be due."""
     failed = Tally(calls=10, failures=10, reason="HTTP 503")
     testbed.ledger.breakers.report("orders", failed, token="earlier", rules=BreakerRules())
     testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.until": PAST}})
@@ -135,7 +135,7 @@ def test_a_probe_whose_record_could_not_be_taken_is_followed_by_another_at_once(
 
     def take_too_late(*args: Any, **options: Any) -> Any:
         monkeypatch.undo()
-        # Another process was faster.
+        # Another process has taken the records first.
         testbed.database.records.update_many({}, {"$set": {"due_at": FAR}})
         return take(*args, **options)
 
@@ -148,8 +148,8 @@ def test_a_probe_whose_record_could_not_be_taken_is_followed_by_another_at_once(
 def test_a_record_probes_for_all_that_stands_in_the_way_or_for_nothing(
     testbed: Testbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between look and probe, another process became the probe of the stream's pause. Fails where the circuit's probe
-    is kept, and where the record is taken without both."""
+    """Between the look and the probe, another process became the probe of the stream's pause. Fails if the circuit's
+    probe is kept, and if the record is taken without both."""
     log(testbed, 1, 2)
     open_circuit(testbed)
     hold_stream(testbed)
@@ -185,7 +185,7 @@ def test_a_probe_that_was_taken_and_not_sent_is_followed_by_another_at_once(test
     assert testbed.take().is_probe
 
 
-# What a process knows itself counts at once, and not from its next look at the ledger on.
+# A process acts on its own knowledge at once, and not only after its next look at the ledger.
 
 
 @pytest.mark.parametrize("status", [503, 401, 410])
@@ -211,7 +211,7 @@ def test_no_call_begins_between_an_outcome_that_stops_all_and_the_next_look(test
 def test_permits_are_returned_although_the_answer_to_their_request_was_lost(
     testbed: Testbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Invariant 12: others would find too few until they end. Fails where only permits are returned that are known."""
+    """Invariant 12: others would find too few permits until these expire. Fails if only known permits are returned."""
     partner = replace(testbed.partner, max_in_flight=2)
     permits = Permits(testbed.ledger, partner, token="mine", share=2)
     acquire = testbed.ledger.partners.acquire_permits
@@ -229,7 +229,7 @@ def test_permits_are_returned_although_the_answer_to_their_request_was_lost(
     assert testbed.database.partners.find_one({"_id": "default"})["permits"] == []
 
 
-# A batch that was claimed comes to its end, whatever happens then.
+# A claimed batch always ends, whatever happens afterwards.
 
 
 @pytest.mark.parametrize("error", [ServiceUnavailable("MongoDB is away", service="mongodb"), ZeroDivisionError()])

@@ -1,4 +1,4 @@
-"""The races that matter, each by name and step by step. Each test says which guard it fails without."""
+"""The races that matter, each with a name and step by step. Each test names the guard without which it fails."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ from .protocol.simulation import Simulation, open_gated_ledger
 
 @pytest.fixture(scope="module")
 def gated_ledger(mongo_server: Mongod) -> Iterator[tuple[Ledger, GatedDatabase]]:
-    """A ledger that all tests here share: making its indexes takes longer than most of them."""
+    """A ledger that all tests here share, because creating its indexes takes longer than most of them."""
     opened, gates = open_gated_ledger(mongo_server.url("races"), "races")
     with opened:
         yield opened, gates
@@ -39,7 +39,7 @@ def versioned_simulation(gated_ledger: tuple[Ledger, GatedDatabase]) -> Iterator
 
 @pytest.fixture
 def tracked_simulation(gated_ledger: tuple[Ledger, GatedDatabase]) -> Iterator[Simulation]:
-    """A stream whose source tells of deleted rows."""
+    """A stream whose source reports deleted rows."""
     yield from _open(gated_ledger, mode="change_tracking")
 
 
@@ -49,14 +49,14 @@ def tracked_simulation(gated_ledger: tuple[Ledger, GatedDatabase]) -> Iterator[S
 def complete_simulation(
     gated_ledger: tuple[Ledger, GatedDatabase], request: pytest.FixtureRequest
 ) -> Iterator[Simulation]:
-    """A stream of which every version is sent."""
+    """A stream that sends every version."""
     order, mode = request.param
     yield from _open(gated_ledger, mode=mode, order=order)
 
 
 @pytest.fixture
 def strict_simulation(gated_ledger: tuple[Ledger, GatedDatabase]) -> Iterator[Simulation]:
-    """A stream of which every version is sent, one after another."""
+    """A stream that sends every version, one after another."""
     yield from _open(gated_ledger, mode="increasing", order="strict")
 
 
@@ -102,19 +102,19 @@ def deliver(simulation: Simulation) -> None:
 
 
 def deliver_up_to(simulation: Simulation, at: str) -> Process:
-    """Let a process deliver up to a gate, where it stands."""
+    """Let a process deliver up to a gate, where it stops."""
     return simulation.start_delivery().step_until(at)
 
 
 def lapse(simulation: Simulation, process: Process) -> None:
-    """Let a process stand still for longer than its leases, and another bring back what it holds."""
+    """Let a process stand still for longer than its leases, and another bring back its records."""
     simulation.pass_time(1.5, [process])
     simulation.end_stream_lease("dispatch")
     simulation.run("rescue", simulation.rescue)
 
 
 def crash_at(simulation: Simulation, at: str) -> None:
-    """Kill a process that delivers at a gate, and bring back what it held."""
+    """Kill a delivering process at a gate, and bring back its records."""
     process = deliver_up_to(simulation, at)
     simulation.kill_delivery(process, on_the_wire=False)
     lapse(simulation, process)
@@ -129,12 +129,12 @@ def states(simulation: Simulation, key: int = 1) -> list[str]:
 
 
 def sent(simulation: Simulation, key: int = 1) -> list[str | None]:
-    """Return the contents that the partner was sent of a row, in order."""
+    """Return the contents of a row that were sent to the partner, in order."""
     return [call.content for call in simulation.partner.log if call.key == key]
 
 
 def test_a_record_counts_only_once_its_key_says_so(simulation: Simulation) -> None:
-    """Invariant 5: a poll dies between records and keys, the row goes back, and what it logged must not be sent.
+    """Invariant 5: a poll dies between records and keys, the row changes back, and the logged record must not be sent.
 
     Fails without the check of `key.seq` in dispatch.
     """
@@ -150,7 +150,7 @@ def test_a_record_counts_only_once_its_key_says_so(simulation: Simulation) -> No
 
 
 def test_what_a_stalled_poll_writes_late_changes_nothing(simulation: Simulation) -> None:
-    """Invariant 8: a poll stalls before it writes, another takes over and sees the row go back to what it was.
+    """Invariant 8: a poll stalls before it writes, another takes over and sees the row change back.
 
     Fails without the new observation in a contested epoch, and without comparing `seq` when a key is written.
     """
@@ -170,7 +170,7 @@ def test_what_a_stalled_poll_writes_late_changes_nothing(simulation: Simulation)
 
 
 def test_a_poll_that_failed_halfway_counts_as_stalled(simulation: Simulation) -> None:
-    """Invariant 8: its last write may still be under way when it lets go. Fails when an error clears the token."""
+    """Invariant 8: its last write may be unfinished when it releases the lease. Fails if an error clears the token."""
     write_and_poll(simulation, 1, "a")
     deliver(simulation)
     lease = simulation.ledger.polls.acquire("orders", seconds=60, worker="w")
@@ -182,7 +182,7 @@ def test_a_poll_that_failed_halfway_counts_as_stalled(simulation: Simulation) ->
 
 
 def test_there_and_back_again_is_three_versions(simulation: Simulation) -> None:
-    """A → B → A. Fails when a version is named by its content alone."""
+    """A → B → A. Fails if a version is identified by its content alone."""
     for content in ("a", "b", "a"):
         write_and_poll(simulation, 1, content)
         deliver(simulation)
@@ -192,8 +192,8 @@ def test_there_and_back_again_is_three_versions(simulation: Simulation) -> None:
 
 
 def test_a_version_that_is_compared_twice_is_logged_once(complete_simulation: Simulation) -> None:
-    """A poll has logged a version when one that it took over from writes the row's key: it compares the row again.
-    Fails where a version is named by when its key was last observed."""
+    """A poll has logged a version when the poll that it took over from writes the row's key, so it compares the row
+    again. Fails if a version is identified by the last observation of its key."""
     simulation = complete_simulation
     write(simulation, 1, "a")
     simulation.start("poll", simulation.poll).step_until("after keys.bulk_write").kill()
@@ -211,8 +211,8 @@ def test_a_version_that_is_compared_twice_is_logged_once(complete_simulation: Si
 
 def test_a_version_that_a_stalled_poll_has_logged_too_is_sent_once(complete_simulation: Simulation) -> None:
     """A poll that was taken over logs a version that its successor, whose page is older, has not seen; the next poll
-    finds it. Fails where a version is named by when its key was last observed, and where a record is not adopted that
-    no key has known."""
+    finds it. Fails if a version is identified by the last observation of its key, and if a record that no key has known
+    is not adopted."""
     simulation = complete_simulation
     write(simulation, 1, "a")
     simulation.start("poll", simulation.poll).step_until("after keys.bulk_write").kill()
@@ -231,7 +231,7 @@ def test_a_version_that_a_stalled_poll_has_logged_too_is_sent_once(complete_simu
 
 
 def test_what_only_a_dead_poll_has_seen_is_not_sent_once_the_row_went_back(strict_simulation: Simulation) -> None:
-    """Invariant 5: it would be newer than the version that the key knows. Fails without the look at `version_seq`."""
+    """Invariant 5: it would be newer than the version that the key knows. Fails without the check of `version_seq`."""
     simulation = strict_simulation
     write_and_poll(simulation, 1, "a")
     deliver(simulation)
@@ -268,7 +268,7 @@ def test_a_row_that_is_deleted_and_inserted_again_is_sent_again(versioned_simula
 
 
 def test_a_call_that_outlived_its_lease_has_the_newest_sent_again(simulation: Simulation) -> None:
-    """Invariant 5: the call of v1 lands after v2 was delivered, and says so late. Fails without `resend`."""
+    """Invariant 5: the call of v1 lands after v2 was delivered, and its outcome is late. Fails without `resend`."""
     write_and_poll(simulation, 1, "a")
     stalled = deliver_up_to(simulation, "before call")
     lapse(simulation, stalled)
@@ -315,7 +315,7 @@ def test_a_call_in_another_mapping_that_lands_late_has_its_record_sent_again(
     simulation: Simulation, is_lost: bool
 ) -> None:
     """Invariant 5: a call got no answer, the mapping changed, the record was delivered under a new key, and then the
-    first call lands with the old bytes. Fails where only calls of older versions are held against a delivery."""
+    first call lands with the old bytes. Fails if a delivery only takes calls of older versions into account."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["delayed"]
     if is_lost:
@@ -332,7 +332,7 @@ def test_a_call_in_another_mapping_that_lands_late_has_its_record_sent_again(
 
 def test_a_late_call_of_the_record_itself_in_another_mapping_has_it_sent_again(simulation: Simulation) -> None:
     """Invariant 5: a call outlived its lease and its deadline, and lands with the old bytes after the record was
-    delivered in another mapping. Fails where a late call is held against newer versions alone."""
+    delivered in another mapping. Fails if a late call is only taken into account for newer versions."""
     write_and_poll(simulation, 1, "a")
     stalled = deliver_up_to(simulation, "before call")
     lapse(simulation, stalled)
@@ -350,8 +350,8 @@ def test_a_late_call_of_the_record_itself_in_another_mapping_has_it_sent_again(s
 def test_a_call_that_landed_before_an_older_one_goes_again_under_a_new_key(
     simulation: Simulation, is_lost: bool
 ) -> None:
-    """Invariant 5: v2 was applied and nobody knows, then v1 lands after it. Under its old key the partner takes the
-    next call of v2 for a repeat. Fails where only the last call of v2 is held against the calls of v1."""
+    """Invariant 5: v2 was applied without the ledger's knowledge, then v1 lands after it. Under its old key the partner
+    takes the next call of v2 for a repeat. Fails if only the last call of v2 is compared with the calls of v1."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["delayed", "unanswered"]
     deliver_up_to(simulation, "after records.bulk_write").kill()
@@ -367,7 +367,7 @@ def test_a_call_that_landed_before_an_older_one_goes_again_under_a_new_key(
 
 
 def test_an_outcome_without_its_lease_never_sets_the_state(simulation: Simulation) -> None:
-    """Invariant 3. Fails when outcomes are written without the token."""
+    """Invariant 3. Fails if outcomes are written without the token."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["reject"]
     stalled = deliver_up_to(simulation, "after call")
@@ -380,7 +380,7 @@ def test_an_outcome_without_its_lease_never_sets_the_state(simulation: Simulatio
 
 
 def test_what_one_process_has_taken_another_leaves_alone(simulation: Simulation) -> None:
-    """Invariant 3: a message that comes twice wakes two processes. Fails when a claim does not ask for the state."""
+    """Invariant 3: a message that comes twice wakes two processes. Fails if a claim does not check the state."""
     write_and_poll(simulation, 1, "a")
     first = deliver_up_to(simulation, "before records.update_many")
     simulation.end_stream_lease("dispatch")
@@ -391,7 +391,7 @@ def test_what_one_process_has_taken_another_leaves_alone(simulation: Simulation)
 
 
 def test_a_batch_whose_calls_never_began_is_due_at_once(simulation: Simulation) -> None:
-    """Invariant 13: nothing was sent, so the record waits for nothing, and nothing is said of it. Fails without
+    """Invariant 13: nothing was sent, so the record waits for nothing, and its history has no entry. Fails without
     `give_back_unsent`."""
     write_and_poll(simulation, 1, "a")
     crash_at(simulation, "after records.update_many")
@@ -403,8 +403,8 @@ def test_a_batch_whose_calls_never_began_is_due_at_once(simulation: Simulation) 
 
 
 def test_a_call_that_was_about_to_begin_counts_as_made(simulation: Simulation) -> None:
-    """Invariants 4 and 5: nobody can tell whether it was. It waits for the deadline and is on record as lost. Fails
-    when what begins is not noted before."""
+    """Invariants 4 and 5: it is unknown whether the call was made. Its record waits for the deadline, and the history
+    has it as lost. Fails if a call is not noted before it begins."""
     write_and_poll(simulation, 1, "a")
     crash_at(simulation, "call waits")
     deliver(simulation)
@@ -417,7 +417,7 @@ def test_a_call_that_was_about_to_begin_counts_as_made(simulation: Simulation) -
 
 
 def test_only_calls_that_began_are_lost_with_their_process(simulation: Simulation) -> None:
-    """Invariant 13: of a batch of three one was about to be called, the other two are due at once."""
+    """Invariant 13: in a batch of three, one call was about to begin; the other two records are due at once."""
     for key in (1, 2, 3):
         write(simulation, key, "a")
     poll(simulation)
@@ -445,8 +445,8 @@ def test_a_lease_that_is_renewed_is_nobody_elses(simulation: Simulation) -> None
 
 
 def test_a_process_that_stood_still_past_its_lease_begins_no_call(simulation: Simulation) -> None:
-    """Invariant 3: its batch was brought back between two renewals. Fails when `begin` does not ask whether the lease
-    is held, and when calls that wait do not."""
+    """Invariant 3: its batch was brought back between two renewals. Fails if `begin` does not check that the lease is
+    held, and if waiting calls do not."""
     for key in (1, 2, 3):
         write(simulation, key, "a")
     poll(simulation)
@@ -462,7 +462,7 @@ def test_a_process_that_stood_still_past_its_lease_begins_no_call(simulation: Si
 
 def test_a_lease_counts_from_before_mongodb_was_asked_for_it(simulation: Simulation) -> None:
     """Invariant 3: a process stands still between MongoDB's answer and its own clock, until the lease has run out. The
-    oracle judges each call that begins. Fails when `begin` or `renew` reads the clock afterwards."""
+    oracle judges each call that begins. Fails if `begin` or `renew` reads the clock only after MongoDB's answer."""
     write_and_poll(simulation, 1, "a")
     begins = deliver_up_to(simulation, "after records.update_many").step_until("after batches.update_one")
     simulation.pass_time(1.5, [begins])
@@ -478,8 +478,8 @@ def test_a_lease_counts_from_before_mongodb_was_asked_for_it(simulation: Simulat
 
 
 def test_what_a_pause_stops_has_not_begun(simulation: Simulation) -> None:
-    """Invariant 13: should its process die now, it would count as a call that was lost. Fails where calls are noted
-    although none of them may begin."""
+    """Invariant 13: if its process died now, the call would be taken for lost. Fails if calls are noted although none
+    of them may begin."""
     for key in range(1, 7):
         write(simulation, key, "a")
     poll(simulation)
@@ -496,13 +496,13 @@ def test_what_a_pause_stops_has_not_begun(simulation: Simulation) -> None:
 
 
 def list_begun(simulation: Simulation) -> set[str]:
-    """Return the records of which is noted that their calls begin."""
+    """Return the records whose calls are noted as begun."""
     return {record for batch in simulation.database.batches.find() for record in batch["begun"]}
 
 
 def test_calls_of_a_batch_that_was_seized_never_begin(simulation: Simulation) -> None:
-    """Invariant 3: a process stands still before it notes what begins; another has begun to bring its batch back. Fails
-    when `begin` does not ask whether the lease is held: the oracle judges each call that begins."""
+    """Invariant 3: a process stands still before it notes its calls; another has begun to bring its batch back. Fails
+    if `begin` does not check that the lease is held: the oracle judges each call that begins."""
     write_and_poll(simulation, 1, "a")
     stalled = deliver_up_to(simulation, "after records.update_many").step_until("before batches.update_one")
     simulation.pass_time(1.5, [stalled])
@@ -514,9 +514,9 @@ def test_calls_of_a_batch_that_was_seized_never_begin(simulation: Simulation) ->
 
 
 def test_a_lease_that_ran_out_cannot_be_renewed(simulation: Simulation) -> None:
-    """Invariant 3: another has begun to bring the batch back, and stands still; its owner must not go on.
+    """Invariant 3: another process has begun to bring the batch back, and stands still; the owner must not continue.
 
-    The oracle judges each call that begins. Fails when `renew` does not ask whether the batch was seized.
+    The oracle judges each call that begins. Fails if `renew` does not check whether the batch was seized.
     """
     for key in (1, 2, 3):
         write(simulation, key, "a")
@@ -524,7 +524,7 @@ def test_a_lease_that_ran_out_cannot_be_renewed(simulation: Simulation) -> None:
     stalled = deliver_up_to(simulation, "before call")
     simulation.pass_time(1.5, [stalled])
     rescue = simulation.start("rescue", simulation.rescue).step_until("before records.update_many")
-    # MongoDB's clock is behind for a while, as that of another primary: by it the lease is good again.
+    # MongoDB's clock is behind for a while, like that of a new primary, so that by it the lease is valid again.
     simulation.shift_leases(-1.5)
     stalled.finish()
     simulation.shift_leases(1.5)
@@ -533,7 +533,7 @@ def test_a_lease_that_ran_out_cannot_be_renewed(simulation: Simulation) -> None:
 
 
 def test_a_rescue_that_died_halfway_is_made_again(simulation: Simulation) -> None:
-    """Invariant 2: a rescue dies between two of its writes, and another comes to the same end. Fails when a seized
+    """Invariant 2: a rescue dies between two of its writes, and another one achieves the same result. Fails if a seized
     batch stays seized."""
     for key in (1, 2, 3):
         write(simulation, key, "a")
@@ -555,7 +555,7 @@ def test_a_rescue_that_died_halfway_is_made_again(simulation: Simulation) -> Non
 
 def test_what_was_taken_after_its_batch_had_ended_comes_back(simulation: Simulation) -> None:
     """Invariant 12: a process stands still between the two writes of a claim for so long that others have ended its
-    batch, takes the records all the same, and dies. Fails without `give_back_stranded`."""
+    batch; then it takes the records anyway, and dies. Fails without `give_back_stranded`."""
     write_and_poll(simulation, 1, "a")
     stalled = deliver_up_to(simulation, "before records.update_many")
     lapse(simulation, stalled)
@@ -567,7 +567,7 @@ def test_what_was_taken_after_its_batch_had_ended_comes_back(simulation: Simulat
 
 
 def test_what_is_taken_while_maintenance_looks_for_such_records_stays_taken(simulation: Simulation) -> None:
-    """Invariant 3: a batch is there before its records are taken. Fails when maintenance reads the batches first."""
+    """Invariant 3: a batch exists before its records are taken. Fails if maintenance reads the batches first."""
     write_and_poll(simulation, 1, "a")
     upkeep = simulation.start("upkeep", simulation.maintain).step_until("before records.aggregate")
     process = deliver_up_to(simulation, "before call")
@@ -589,8 +589,8 @@ def test_a_claim_that_dies_after_the_answer_repeats_the_same_call(simulation: Si
 
 
 def test_a_crash_between_keys_and_records_repeats_the_same_call(simulation: Simulation) -> None:
-    """Invariants 5 and 7: the key knows of a delivery of which the record does not. Fails when records are written
-    before keys: then a call without an answer is forgotten where a newer version must know of it."""
+    """Invariants 5 and 7: the key knows of a delivery, but the record does not. Fails if records are written before
+    keys: then a call without an answer is forgotten, although a newer version must know of it."""
     write_and_poll(simulation, 1, "a")
     crash_at(simulation, "after keys.update_many")
     settle_account(simulation)
@@ -604,7 +604,7 @@ def test_a_crash_between_keys_and_records_repeats_the_same_call(simulation: Simu
 
 
 def test_an_outcome_that_cannot_be_written_is_kept(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Invariant 7: what is on record nowhere would be called again. Fails when a failed write drops its outcomes."""
+    """Invariant 7: a call that is recorded nowhere would be made again. Fails if a failed write drops its outcomes."""
     refused = []
 
     def refuse(*_: object, **__: object) -> None:
@@ -628,8 +628,8 @@ def test_an_outcome_that_cannot_be_written_is_kept(simulation: Simulation, monke
 
 
 def test_a_call_that_was_to_begin_is_made_although_another_could_not_be_noted(simulation: Simulation) -> None:
-    """Invariant 12: MongoDB is away while the calls of a second batch are noted; those of the first are made all the
-    same. Fails when they are dropped: their process would hold their records for ever."""
+    """Invariant 12: MongoDB cannot be reached while the calls of a second batch are noted; those of the first are made
+    anyway. Fails if they are dropped: their process would hold their records for ever."""
     for key in (1, 2, 3, 4):
         write(simulation, key, "a")
     poll(simulation)
@@ -689,8 +689,8 @@ def is_poison(call: Any) -> bool:
 
 
 def test_what_is_lost_in_company_is_no_poison(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any of the others may have killed the process. Who chose records before their first loss takes them together all
-    the same, and dies too. Fails when each such loss counts."""
+    """Any of the other records may have killed the process. A process that chose the records before their first loss
+    still takes them together, and dies too. Fails if each such loss is counted."""
     monkeypatch.setattr(delivery_lane, "BEGIN_AT_ONCE", 16)
     for key in (1, 2):
         write(simulation, key, "a")
@@ -711,8 +711,8 @@ def test_what_is_lost_in_company_is_no_poison(simulation: Simulation, monkeypatc
 
 
 def test_who_finds_another_choosing_looks_again(simulation: Simulation) -> None:
-    """A wake-up that comes while another has just looked is not lost. Fails when a refused look counts as one that
-    found nothing."""
+    """A wake-up that comes just after another process has looked for records is not lost. Fails if a refused look is
+    treated like one that found nothing."""
     write(simulation, 1, "a")
     holder = deliver_up_to(simulation, "before streams.update_one")
     poll(simulation)
@@ -725,7 +725,7 @@ def test_who_finds_another_choosing_looks_again(simulation: Simulation) -> None:
 
 
 def test_a_process_paused_after_reading_does_not_send_what_changed_since(simulation: Simulation) -> None:
-    """A process that read a record as due goes on after it was sent, rejected and discarded."""
+    """A process that read a record as due continues after the record was sent, rejected and discarded."""
     write_and_poll(simulation, 1, "a")
     paused = deliver_up_to(simulation, "before records.update_many")
     simulation.end_stream_lease("dispatch")
@@ -738,7 +738,7 @@ def test_a_process_paused_after_reading_does_not_send_what_changed_since(simulat
 
 
 def test_a_replay_of_an_old_version_after_a_newer_was_delivered_and_cleaned_is_skipped(simulation: Simulation) -> None:
-    """`keys` outlives the records: the old one cannot pass for the newest."""
+    """`keys` outlives the records, so that the old version cannot be taken for the newest."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["reject"]
     deliver(simulation)
@@ -766,7 +766,7 @@ def test_a_restored_source_stops_its_stream(versioned_simulation: Simulation) ->
 
 
 def test_what_a_dead_poll_has_logged_is_sent_once_another_poll_finds_it(simulation: Simulation) -> None:
-    """Invariant 1: the row stays as the dead poll saw it. Fails when dispatch sets aside what no key knows yet."""
+    """Invariant 1: the row stays as the dead poll saw it. Fails if dispatch sets aside records that no key knows."""
     write_and_poll(simulation, 1, "a")
     deliver(simulation)
     write(simulation, 1, "b")
@@ -782,7 +782,7 @@ def test_a_page_that_was_read_before_another_poll_wrote_is_not_compared_with_wha
 ) -> None:
     """Invariant 8: a poll stalls with an old page in hand, the row changes, another poll logs and delivers it.
 
-    Fails when a page may be compared with keys that a later poll has written: the old content would pass for a change.
+    Fails if a page may be compared with keys that a later poll has written: the old content would look like a change.
     """
     write_and_poll(simulation, 1, "a")
     deliver(simulation)
@@ -827,7 +827,7 @@ def test_a_poll_that_was_taken_over_does_not_move_the_cursor_back(versioned_simu
 
 
 def test_a_newer_version_waits_while_an_older_one_is_in_flight(simulation: Simulation) -> None:
-    """Invariant 5. Fails without the unique index on what is in flight."""
+    """Invariant 5. Fails without the unique index on records in flight."""
     write_and_poll(simulation, 1, "a")
     flying = deliver_up_to(simulation, "before call")
     write_and_poll(simulation, 1, "b")
@@ -840,7 +840,7 @@ def test_a_newer_version_waits_while_an_older_one_is_in_flight(simulation: Simul
 
 def test_a_key_in_flight_keeps_only_its_own_record_back(simulation: Simulation) -> None:
     """Invariant 5: two processes choose at once, and one finds a key taken between its look and its claim. Fails
-    without the unique index, and when one duplicate keeps the rest of the batch back."""
+    without the unique index, and if one duplicate keeps the rest of the batch back."""
     write_and_poll(simulation, 1, "a")
     first = deliver_up_to(simulation, "before records.update_many")
     simulation.end_stream_lease("dispatch")
@@ -856,7 +856,7 @@ def test_a_key_in_flight_keeps_only_its_own_record_back(simulation: Simulation) 
 
 
 def test_an_old_version_that_waits_makes_way_for_a_newer_one(simulation: Simulation) -> None:
-    """Invariant 5: it is set aside before anybody claims it. Fails when dispatch does not supersede."""
+    """Invariant 5: it is set aside before any process claims it. Fails if dispatch does not supersede it."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["later"]
     deliver_up_to(simulation, "after records.bulk_write").kill()
@@ -879,7 +879,7 @@ def test_a_delivered_record_is_replayed_under_a_new_key(simulation: Simulation) 
 
 
 def test_a_row_that_is_gone_before_another_poll_sees_it_is_sent_all_the_same(simulation: Simulation) -> None:
-    """Invariant 1: it was logged by a poll that died, and deleted. Fails when dispatch waits for its poll for ever."""
+    """Invariant 1: it was logged by a poll that died, and deleted. Fails if dispatch waits for that poll for ever."""
     write(simulation, 1, "a")
     simulation.start("poll", simulation.poll).step_until("after records.insert_many").kill()
     write(simulation, 1, None)
@@ -889,8 +889,8 @@ def test_a_row_that_is_gone_before_another_poll_sees_it_is_sent_all_the_same(sim
 
 
 def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(simulation: Simulation) -> None:
-    """Invariant 5: what a dead poll has logged waits for a poll that reads to the end. Fails when a stop counts as
-    one."""
+    """Invariant 5: the records of a dead poll wait for a poll that reads to the end. Fails if a stopped poll is taken
+    for one."""
     for key in (1, 2, 3, 4):
         write(simulation, key, "a")
     simulation.start("poll", simulation.poll).step_until("after records.insert_many").kill()
@@ -906,8 +906,8 @@ def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(simulation:
 
 
 def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simulation) -> None:
-    """Oldest first: what a dead worker held goes before rows that came later. Fails when dispatch takes what travels
-    alone after all that travels together."""
+    """Oldest first: the records of a dead worker are sent before rows that came later. Fails if dispatch takes records
+    that are sent alone after all those that are sent together."""
     write_and_poll(simulation, 1, "a")
     crash_at(simulation, "before call")
     for key in range(2, 12):
@@ -921,7 +921,7 @@ def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simula
 
 
 def test_a_proxy_that_gave_up_counts_as_a_call_that_may_land(simulation: Simulation) -> None:
-    """Invariant 5: v1 got a 504 and lands after v2. Fails when only a missing answer counts."""
+    """Invariant 5: v1 got a 504 and lands after v2. Fails if only a call without an answer is taken to land later."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["given up"]
     deliver_up_to(simulation, "after records.bulk_write").kill()
@@ -947,8 +947,8 @@ def test_a_renewal_that_comes_between_death_and_rescue_changes_nothing(simulatio
 
 
 def test_a_row_that_comes_back_after_its_key_was_removed_reaches_the_partner(tracked_simulation: Simulation) -> None:
-    """Invariant 5: the partner remembers what it was sent under each `Idempotency-Key`, for as long as it likes. Fails
-    when the row goes under the key of its first life."""
+    """Invariant 5: the partner may remember each `Idempotency-Key`, and the bytes sent under it, for ever. Fails if the
+    row is sent under a key from before its deletion."""
     simulation = tracked_simulation
     for content in ("a", None):
         write_and_poll(simulation, 1, content)
@@ -963,8 +963,8 @@ def test_a_row_that_comes_back_after_its_key_was_removed_reaches_the_partner(tra
 
 
 def test_a_crash_between_a_delivery_and_what_it_supersedes_leaves_no_failed_version(simulation: Simulation) -> None:
-    """Invariant 5: what a delivery makes out of date is superseded before it is on record: a delivery that is on record
-    is not repeated, and neither would that be. Fails where `_supersede_failed` follows the transitions."""
+    """Invariant 5: the versions that a delivery makes out of date are superseded before the delivery is recorded: once
+    recorded, neither of the two would be repeated. Fails if `_supersede_failed` follows the transitions."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["reject"]
     deliver(simulation)

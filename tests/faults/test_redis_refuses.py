@@ -1,4 +1,4 @@
-"""Invariants 2 and 12: a Redis that answers with errors is an outage that is waited for, and that shows."""
+"""Invariants 2 and 12: a Redis that answers with errors is an outage; syncctl waits for its end, and shows it."""
 
 import json
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_a_redis_that_refuses_is_waited_for(
     eventually(lambda: count_delivered() == 3, 60)
     with Redis.from_url(own_redis.url()) as redis:
         refuse(redis)
-        # A worker takes messages from a full Redis, whose Beat cannot put any there.
+        # A worker can take messages from a full Redis, but Beat cannot put any there.
         noticed = beat if refuse is run_out_of_memory else worker
         noticed.wait_for_log('"beat.tick_lost"' if noticed is beat else '"redis.away"')
         check = run_syncctl("doctor", "redis", "--json", cwd=directory).json["checks"][0]
@@ -146,6 +146,6 @@ def test_beat_removes_a_key_that_somebody_put_in_the_place_of_a_queue(
 def test_a_worker_that_ends_by_an_error_says_so_with_its_exit_code(
     settings_dir: Path, start_syncctl: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    """Its pool dies at once: Celery ends the worker, and keeps the reason from whoever started it."""
+    """Its pool dies at once: Celery ends the worker, and does not pass the reason on to the caller."""
     worker = start_syncctl("worker", "--pool", "solo", "--", "--pidfile", "/nowhere/at/all.pid", cwd=settings_dir)
     assert worker.wait() != 0

@@ -62,8 +62,8 @@ def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_p
     """Invariant 5, by real processes: the partner holds the call of v1, its process is suspended past its lease, v2 is
     delivered; then v1 is applied, and its process comes back with a late outcome.
 
-    Nothing in it waits for time to pass: leases and deadlines are long, and are ended by hand. Fails without `resend`
-    in deliver, without `note_unsettled` in maintenance, and where an outcome is written without its token.
+    The test never waits for time to pass: leases and deadlines are long, and are ended by hand. Fails without `resend`
+    in deliver, without `note_unsettled` in maintenance, and if an outcome is written without its token.
     """
     layout = Layout(lease_seconds=900.0, timeout_seconds=300.0, concurrency=3, batch_size=1)
     with open_deployment(tmp_path / "deployment", layout) as deployment:

@@ -1,4 +1,4 @@
-"""Actors: pieces of the pipeline in threads of their own, of which only one runs, from one access of the ledger on."""
+"""Actors: pieces of the pipeline in separate threads; one runs at a time, from one access of the ledger to the next."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ WRITES = frozenset({
     "find_one_and_replace", "find_one_and_delete", "delete_one", "delete_many",
 })  # fmt: skip
 READS = frozenset({"find", "find_one", "aggregate", "count_documents", "distinct"})
-"""Decisions are made on these. Others may write between what was read before and this."""
+"""The accesses that decisions are based on; other actors may write between one read and the next."""
 STANDSTILL_SECONDS = 120.0
 ROUNDS_AT_MOST = 5000
 
@@ -35,7 +35,7 @@ class Actor:
         self.at = "start"
         self.done = False
         self.failure: BaseException | None = None
-        #: Its connection to MongoDB is cut at its next read, or at its next write before MongoDB has it or after.
+        #: Where its connection is cut: at its next read, or at its next write, before or after MongoDB has the write.
         self.cut: Literal["read", "before", "after"] | None = None
         self._kill = False
         self._go = threading.Semaphore(0)
@@ -58,7 +58,7 @@ class Actor:
             self._parked.release()
 
     def gate(self, at: str) -> None:
-        """Stand here until stepped; raises Stopped when killed, and ever after: what is dead writes nothing more."""
+        """Stand here until stepped; raises Stopped when killed, and at each later gate: a dead actor writes nothing."""
         if self._kill:
             raise Stopped
         self.at = at
@@ -72,7 +72,7 @@ class Actor:
             raise AssertionError(f"{self.kind} neither finished nor reached its next gate after {self.at}")
 
     def step(self) -> None:
-        """Let it go on to its next gate or its end."""
+        """Let it continue to its next gate or its end."""
         if not self.done:
             self._go.release()
             self._wait()
@@ -81,7 +81,7 @@ class Actor:
             raise failure
 
     def step_until(self, at: str) -> "Actor":
-        """Let it go on until it comes to a gate; fails when it ends before."""
+        """Let it continue until it reaches a gate; fails if it ends before."""
         for _ in range(ROUNDS_AT_MOST):
             self.step()
             if self.done:
@@ -91,7 +91,7 @@ class Actor:
         raise AssertionError(f"{self.kind} never comes to {at}")
 
     def kill(self) -> None:
-        """End it where it stands; what it has written stays."""
+        """End it where it stands; its writes stay."""
         if not self.done:
             self._kill = True
             self._go.release()
@@ -105,7 +105,7 @@ class Actor:
 
 
 class Process:
-    """A process that delivers: its loop and the calls that it has under way, each an actor, with one clock.
+    """A process that delivers: its loop and its calls in progress, each an actor, with one clock.
 
     The clock moves a little with each turn of the loop, and where the simulation lets time pass.
     """
@@ -114,18 +114,18 @@ class Process:
         self.name = name
         self.actors: list[Actor] = []
         self.clock = 1000.0
-        #: It was asked to stop: it gives back what it has not sent.
+        #: Whether it was asked to stop; it then gives back the records that it has not sent.
         self.is_stopping = False
-        #: It writes each outcome as it comes, and not when its batch has all of them.
+        #: Whether it writes each outcome as it comes, rather than all outcomes of a batch together.
         self.writes_at_once = False
-        #: The calls that have begun and not reached the partner, each with what tells whether it still may.
+        #: The calls that have begun and not reached the partner, each with a function that tells whether it still may.
         self.under_way: dict[Any, Callable[[], bool]] = {}
-        #: Calls that reached the partner when nobody expected them any more: this process alone knows of them.
+        #: Calls that reached the partner when the ledger no longer expected them: this process alone knows of them.
         self.late_calls: set[Any] = set()
 
     @property
     def done(self) -> bool:
-        """Whether its loop has ended, and each of its calls."""
+        """Whether its loop and all its calls have ended."""
         return all(actor.done for actor in self.actors)
 
     @property
@@ -134,7 +134,7 @@ class Process:
         return [actor for actor in self.actors if not actor.done]
 
     def step(self, until: Callable[[Actor], bool] = lambda _: False) -> Actor | None:
-        """Let each of its actors make a step; return the first that comes to where it is wanted."""
+        """Let its actors make a step one by one, up to the first for which `until` is true; return that one."""
         for actor in self.running:
             actor.step()
             if not actor.done and until(actor):
@@ -142,7 +142,7 @@ class Process:
         return None
 
     def step_until(self, at: str) -> "Process":
-        """Let it go on until one of its actors comes to a gate; fails when it ends before."""
+        """Let it continue until one of its actors reaches a gate; fails if it ends before."""
         for _ in range(ROUNDS_AT_MOST):
             if self.done or self.step(lambda actor: actor.at == at) is not None:
                 break
@@ -166,7 +166,7 @@ class Process:
 
 
 def gate(at: str) -> None:
-    """Stand at a gate, where the calling thread is an actor."""
+    """Stand at a gate, if the calling thread is an actor."""
     actor = current_actor()
     if actor is not None:
         actor.gate(at)
@@ -182,7 +182,7 @@ class GatedCollection:
     """A collection at which actors stand before and after each write, and before each read.
 
     Args:
-        watch: Is told of each write, at once, with its arguments.
+        watch: Called at once for each write, with its arguments.
     """
 
     def __init__(self, collection: Any, watch: Callable[[str, Sequence[Any]], None]) -> None:
@@ -190,7 +190,7 @@ class GatedCollection:
         self._watch = watch
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._collection, name)
+        attribute = getattr(self._collection, name)
         at = f"{self._collection.name}.{name}"
         if name in READS:
 
@@ -198,11 +198,11 @@ class GatedCollection:
                 gate(f"before {at}")
                 if _take_cut("read"):
                     raise AutoReconnect("cut off before the read")
-                return found(*args, **kwargs)
+                return attribute(*args, **kwargs)
 
             return read
         if name not in WRITES:
-            return found
+            return attribute
 
         def write(*args: Any, **kwargs: Any) -> Any:
             gate(f"before {at}")
@@ -210,9 +210,9 @@ class GatedCollection:
             if cut == "before":
                 raise AutoReconnect("cut off before the write")
             try:
-                result = found(*args, **kwargs)
+                result = attribute(*args, **kwargs)
             finally:
-                # Also one that fails may have changed something: a bulk with duplicates.
+                # Even a write that fails may have changed something, such as a bulk with duplicates.
                 self._watch(at, args)
                 gate(f"after {at}")
             if cut == "after":
@@ -237,7 +237,7 @@ class GatedDatabase:
         self._database = database
         self.name: str = database.name
         self.watch: Callable[[str, Sequence[Any]], None] = lambda _at, _arguments: None
-        """Is told of each write, at once, with its arguments."""
+        """Called at once for each write, with its arguments."""
 
     def __getitem__(self, name: str) -> GatedCollection:
         return GatedCollection(self._database[name], lambda *write: self.watch(*write))  # noqa: PLW0108 - it changes

@@ -1,4 +1,4 @@
-"""The time of the simulation: leases and pauses end where it says so, however long it takes to come there."""
+"""The time of the simulation: leases and pauses end when the simulation says so, however long it takes to get there."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class ActorTime:
 
 @contextmanager
 def simulated_time() -> Iterator[None]:
-    """Let processes judge their leases by the simulation's clocks, and nothing run out by itself."""
+    """Make processes judge their leases by the simulation's clocks, so that nothing runs out by itself."""
     own: Any = ActorTime()
     with pytest.MonkeyPatch.context() as patch:
         for module in (batches, delivery_gate, delivery_lane):
@@ -39,11 +39,11 @@ def simulated_time() -> Iterator[None]:
             patch.setattr(module, "time", own)
         patch.setattr(dispatch, "LEASE_SECONDS", LONG_SECONDS)
         patch.setattr(batches, "SEIZED_FOR_SECONDS", LONG_SECONDS)
-        # So that of a batch of three some calls may have begun, and some not.
+        # So that some calls of a batch of three may have begun, and others not.
         patch.setattr(delivery_lane, "BEGIN_AT_ONCE", 1)
         # So that a batch of three names fewer once one of them has its outcome.
         patch.setattr(delivery_lane, "NARROWED_BY", 1)
-        # Else each run would begin at another place.
+        # Otherwise each run would begin at another place.
         patch.setattr(cleanup.secrets, "token_hex", lambda size: "0" * 2 * size)
         # So that a poll or a rescue that is stopped may be in the middle of its work.
         patch.setattr(delete_detection, "KEYS_AT_ONCE", 2)

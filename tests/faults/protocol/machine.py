@@ -1,4 +1,4 @@
-"""The state machine: moves of actors and what breaks them, in any order that Hypothesis likes."""
+"""The state machine: moves and failures of actors, in any order that Hypothesis draws."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,26 +20,26 @@ OBJECT_ANSWERS = st.sampled_from([
     "accept", "accept", "accept", "accept", "later", "reject", "unanswered", "unanswered", "delayed", "given up",
     "unauthorized", "gone", "broken", "conflict", "no id", "several",
 ])  # fmt: skip
-"""Of a partner with ids of its own, as far as they mean anything to a call."""
+"""The answers of a partner with its own ids, as far as they mean anything to a call."""
 OUTAGE = ("later", "reject", "unauthorized", "gone")
-"""What a partner may answer to every call."""
+"""The answers that a partner may give to every call."""
 REPLAYED = ("failed", "delivered", "superseded", "discarded")
 BUDGETS = st.sampled_from([1000, 1000, 1000, 1, 2])
-"""After how many pages a poll is stopped: mostly it comes to its end."""
+"""After how many pages a poll is stopped; mostly it reaches its end before."""
 TO_THE_END = 0
 STEPS = st.one_of(st.just(TO_THE_END), st.integers(min_value=1, max_value=30))
-"""How far an actor goes at once. Many must come to their end, or no record ever gets as far as a call."""
+"""How far an actor goes at once. Many must reach their end; otherwise no record ever gets as far as a call."""
 
 
 class Protocol(Scenes, RuleBasedStateMachine):
     """Poll, deliver, rescue, maintenance and operators, interleaved at every access, killed and stalled anywhere.
 
-    There is one rule, which draws among the moves that can be made. As a rule each, Hypothesis would leave most of
-    them out of most examples, and give none a weight: of 2500 steps nine were calls.
+    There is one rule, which draws among the possible moves. If each move were a rule, Hypothesis would leave most of
+    them out of most examples, and none would have a weight: of 2500 steps nine were calls.
     """
 
     failures: ClassVar[list[str]]
-    """What was done, and what broke then: it may not break again."""
+    """The moves that were made and the error that followed, because a second run of them may not fail again."""
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
@@ -47,7 +47,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
 
     @property
     def answers(self) -> Any:
-        """What the partner may answer to a call."""
+        """The answers that the partner may give to a call."""
         if self.objects is None:
             return ANSWERS
         return OBJECT_ANSWERS.filter(self.is_told_apart)
@@ -77,7 +77,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
             raise
 
     def _weigh_moves(self) -> dict[str, int]:
-        """Return the moves that can be made, and how often each is to come."""
+        """Return the possible moves with their weights."""
         room, running, pauses = self.has_room(), self.list_running(), self.list_pauses()
         delivering = bool(self.processes)
         return {
@@ -106,7 +106,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
             "end_leases": 2,
             "operate": 1 if room else 0,
             "pause_or_resume": 5 if "stream" in pauses else 1,
-            # Under a new key the partner would create an object anew, unless it is asked.
+            # Under a new key the partner would create a second object, unless it is asked first.
             "change_mapping": 1 if self.objects != "keys" else 0,
             "flush_redis": 1 if self.messages else 0,
             "script_answers": 2,
@@ -119,7 +119,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
     def _draw_among(self, draw: Draw, choices: list[Any]) -> Any:
         return choices[draw(st.integers(min_value=0, max_value=11)) % len(choices)]
 
-    # What happens in the source.
+    # Changes in the source.
 
     def write_row(self, draw: Draw) -> None:
         """Write a row, or delete it, committed at once."""
@@ -179,11 +179,11 @@ class Protocol(Scenes, RuleBasedStateMachine):
             self._advance(process.actors[0], steps)
 
     def run_process(self, draw: Draw) -> None:
-        """Let a process go on to its end."""
+        """Let a process continue to its end."""
         self._finish(self._draw_among(draw, self.processes))
 
     def operate(self, draw: Draw) -> None:
-        """Do what operators do."""
+        """Do one of the operations of operators."""
         kinds = [*(f"replay {state}" for state in REPLAYED), "discard", "cleanup", "rewind", "rewind and resend"]
         if self.append_only:
             # Without keys, a row that is read again after its record was removed is a new one.
@@ -199,7 +199,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
         self._advance(self.start(kind, act), draw(STEPS))
 
     def clean_up_twice(self) -> None:
-        """Remove finished records; deletes that are noted are long ago the second time."""
+        """Remove finished records twice; before the second time, the noted deletes become old."""
         self.clean_up()
         self.age_deletes()
         self.clean_up()
@@ -212,7 +212,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
             self.ledger.streams.pause("orders", who="$me", reason="$why")
 
     def step(self, draw: Draw) -> None:
-        """Let an actor go on a little, or to its end."""
+        """Let an actor continue a little, or to its end."""
         actor = self._draw_among(draw, self.list_running())
         steps = draw(STEPS)
         if steps == TO_THE_END and actor.process is not None:
@@ -230,15 +230,15 @@ class Protocol(Scenes, RuleBasedStateMachine):
         process.finish()
         self.tell(f"{process.name} is at its end")
 
-    # What breaks.
+    # Failures.
 
     def kill(self, draw: Draw) -> None:
-        """Kill an actor that is no part of a process."""
+        """Kill an actor that does not belong to a process."""
         if self.actors:
             self._draw_among(draw, self.actors).kill()
 
     def cut_connection(self, draw: Draw) -> None:
-        """Cut an actor's connection to MongoDB at its next read or write; a write MongoDB may have made."""
+        """Cut an actor's connection to MongoDB at its next read or write; MongoDB may have made the write."""
         actor = self._draw_among(draw, self.list_running())
         actor.cut = draw(st.sampled_from(["read", "before", "after"]))
 
@@ -251,11 +251,11 @@ class Protocol(Scenes, RuleBasedStateMachine):
         self._draw_among(draw, self.processes).is_stopping = True
 
     def stall_process(self, draw: Draw) -> None:
-        """Let a process stand still for longer than a lease; the others go on and renew theirs."""
+        """Let a process stand still for longer than a lease; the others continue and renew theirs."""
         self.pass_time(1.5, [self._draw_among(draw, self.processes)])
 
     def let_time_pass(self, draw: Draw) -> None:
-        """Let time pass for all, the dead among them: in three such moves a lease ends that is not renewed."""
+        """Let time pass for all processes, even dead ones: after three such moves a lease ends that is not renewed."""
         self.pass_time(draw(st.sampled_from([0.4, 0.4, 1.5])))
 
     def end_leases(self, draw: Draw) -> None:
@@ -263,7 +263,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
         self.end_stream_lease(draw(st.sampled_from(["poll", "dispatch", "dispatch", "rescue"])))
 
     def change_mapping(self, _draw: Draw) -> None:
-        """Change what shapes the bytes; processes that run keep the mapping that they began with."""
+        """Change the mapping, which shapes the bytes; running processes keep the one that they began with."""
         self.mapping += 1
 
     def flush_redis(self, _draw: Draw) -> None:
@@ -287,7 +287,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
         self.settle_calls()
 
     def let_pauses_pass(self, draw: Draw) -> None:
-        """Let it be time to probe whether the partner is back; at times whoever was about to has lost the right."""
+        """Make a probe of the partner due; at times the process that was about to probe loses its right."""
         (self.end_pauses if draw(st.sampled_from([False, False, True])) else self.make_probes_due)()
 
     def make_due(self, _draw: Draw) -> None:

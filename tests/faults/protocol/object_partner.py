@@ -1,4 +1,4 @@
-"""A partner with ids of its own: an object for each row, which is created by POST and known by its id from then on."""
+"""A partner with its own ids: an object for each row, which is created by POST and known by its id from then on."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,22 +10,22 @@ from .simulation_cases import REFUSALS, Answer, LoggedCall, ScriptedPartner, ref
 
 @dataclass
 class ObjectPartner(ScriptedPartner):
-    """Creates an object with each POST, or with each `Idempotency-Key` where it knows them.
+    """Creates an object with each POST, or with each `Idempotency-Key` if it knows them.
 
-    That a call under a used key changes nothing holds for all but a POST: what a PUT does again that was accepted
-    before, and after a newer one, is where the docs say that the promise of order ends.
+    All other calls change nothing under a used key. If an accepted PUT took effect again after a newer one, the promise
+    of order would end there, as the docs say.
     """
 
     knows_keys: bool = True
-    #: Its objects are lost when it says so: what answers 410 to an update has no object any more.
+    #: Whether an object is lost when the partner answers 410 to its update.
     loses_objects: bool = False
-    #: The objects there are: of which row each is.
+    #: The row of each object that exists.
     objects: dict[str, int] = field(default_factory=dict)
-    #: Of which row each object is, or was.
+    #: The row of each object that exists or existed.
     owners: dict[str, int] = field(default_factory=dict)
     #: The object that each `Idempotency-Key` has created.
     created: dict[str, str] = field(default_factory=dict)
-    #: The rows of which a call came when nobody could expect it any more, as the docs say.
+    #: The rows for which the promise ends, as the docs say: a call came when it could no longer be expected.
     excused: set[int] = field(default_factory=set)
 
     def find(self, key: int) -> list[str]:
@@ -33,7 +33,7 @@ class ObjectPartner(ScriptedPartner):
         return [name for name, owner in self.objects.items() if owner == key]
 
     def land(self, call: LoggedCall) -> None:
-        """Apply a call whose answer nobody gets."""
+        """Apply a call whose answer is lost."""
         if call.method == "GET":
             self.log.append(call)
         else:
@@ -108,7 +108,7 @@ class ObjectPartner(ScriptedPartner):
             self.holds.pop(call.key, None)
 
     def _look_up(self, call: LoggedCall, how: Answer) -> Outcome:
-        """Answer which objects there are of a row."""
+        """Answer a lookup with the objects of a row."""
         outcome = Outcome(verdict=Verdict.ACCEPTED, status=200, latency_ms=1.0)
         if how in ("later", "unauthorized"):
             return make_failed_lookup(refuse(how))
@@ -116,9 +116,9 @@ class ObjectPartner(ScriptedPartner):
             return make_failed_lookup(replace(outcome, verdict=Verdict.AMBIGUOUS, status=None, error="no answer"))
         if how in ("given up", "broken"):
             return make_failed_lookup(replace(outcome, verdict=Verdict.RETRY_LATER, status=504, error="HTTP 504"))
-        found = self.find(call.key)
-        if how in ("reject", "gone", "several") or len(found) > 1:
+        names = self.find(call.key)
+        if how in ("reject", "gone", "several") or len(names) > 1:
             return make_failed_lookup(outcome, "it found 2 objects", is_final=True)
-        if not found:
+        if not names:
             return replace(outcome, lookup="not found")
-        return replace(outcome, lookup="found", captured={"id": found[0]})
+        return replace(outcome, lookup="found", captured={"id": names[0]})

@@ -25,8 +25,8 @@ OPENERS = {
     "superseded": ("replay",),
     "discarded": ("replay",),
 }
-"""Who may change a terminal state: operators, a rewind with `resend`, a late outcome (invariants 3 and 5), and whoever
-finds that a refusal was not about the record, or delivers a newer version."""
+"""The actors that may change a terminal state: operators, a rewind with `resend`, a late outcome (invariants 3 and 5),
+and a process that finds that a refusal was not about the record, or that delivers a newer version."""
 RESCUERS = ("rescue", "upkeep")
 PAUSES = {"streams": ("orders", ("breaker", "paused")), "partners": ("default", ("paused",))}
 """The kinds of pauses that the document of a collection has."""
@@ -58,9 +58,9 @@ class Oracle:
     order: str
     has_keys: bool
     losses_at_most: int = LOSSES_AT_MOST
-    #: Outcomes are written back into the source, which changes rows and nothing of their content.
+    #: Whether outcomes are written back into the source, which changes rows but not their content.
     writes_back: bool = False
-    #: An operator had rows sent again that have not changed.
+    #: Whether an operator had unchanged rows sent again.
     resends: bool = False
     seen: dict[str, Doc] = field(default_factory=dict)
     removed: dict[str, Removed] = field(default_factory=dict)
@@ -70,17 +70,17 @@ class Oracle:
     begun: set[tuple[str, str]] = field(default_factory=set)
     #: By record: for each loss since its last outcome, whether it was in flight alone.
     losses: dict[str, list[bool]] = field(default_factory=dict)
-    #: Who probes, by collection and kind of pause.
+    #: The current probes, by collection and kind of pause.
     probes: dict[tuple[str, str], Doc] = field(default_factory=dict)
     #: The partner's `max_in_flight`.
     calls_at_most: int | None = None
-    #: The calls under way to the partner, each with its process, dead or alive, until its deadline has passed.
+    #: The calls in progress to the partner, each with its process, dead or alive, until its deadline has passed.
     under_way: dict[WaitingCall, str] = field(default_factory=dict)
-    #: What happened how often, for those who ask whether anything was at stake.
+    #: How often each event happened, so that tests can check that something was at stake.
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, what: str) -> None:
-        """Count something that happened."""
+        """Count an event."""
         self.counts[what] = self.counts.get(what, 0) + 1
 
     def look(self) -> dict[str, Doc]:
@@ -89,7 +89,7 @@ class Oracle:
         return {document["_id"]: document for document in self.database.records.find({}, fields)}
 
     def watch(self, at: str, arguments: Sequence[Any]) -> None:
-        """Judge a write that the present actor has just made."""
+        """Judge a write that the current actor has just made."""
         collection = at.partition(".")[0]
         if collection in PAUSES and any(pause in str(arguments) for pause in PAUSES[collection][1]):
             self._watch_probes(collection)
@@ -117,7 +117,7 @@ class Oracle:
         new = self.database.records.find_one({"_id": record_id})
         key = self._load_key(new)
         if key.get("seq", 0) > new["seq"]:
-            # A poll that was taken over has read this long ago.
+            # A poll that was taken over read the row long ago.
             return
         is_same = (key.get("hash"), key.get("op")) == (new["hash"], new["op"])
         assert not is_same, f"{new} is logged, and its row is as its key knows it: {key}"
@@ -126,9 +126,9 @@ class Oracle:
         """One record at a time probes whether a pause may end, unless its right to do so has lapsed."""
         document_id, pauses = PAUSES[collection]
         fields = {f"{pause}.probe": True for pause in pauses}
-        found = self.database[collection].find_one({"_id": document_id}, fields) or {}
+        document = self.database[collection].find_one({"_id": document_id}, fields) or {}
         for pause in pauses:
-            place, probe = (collection, pause), found.get(pause, {}).get("probe")
+            place, probe = (collection, pause), document.get(pause, {}).get("probe")
             before = self.probes.pop(place, None)
             if probe is None:
                 continue
@@ -138,11 +138,11 @@ class Oracle:
                 assert before is None or before["until"] <= datetime.now(UTC), f"{before} and {probe} probe together"
 
     def forget_probes(self) -> None:
-        """Let the right of whoever probes have lapsed."""
+        """Make the rights of the current probes lapse."""
         self.probes.clear()
 
     def _check_flights(self) -> None:
-        """Invariant 5: never two versions of a key in flight together; and what is in flight says so everywhere."""
+        """Invariant 5: never two versions of a key in flight together; and a record's fields agree on its flight."""
         keys: dict[str, str] = {}
         for record in self.seen.values():
             is_in_flight = "lease" in record
@@ -194,7 +194,7 @@ class Oracle:
         self.count("taken")
 
     def _judge_end_of_flight(self, old: Doc, new: Doc, kind: str, actor: Actor | None) -> None:
-        """Invariant 3: only the holder ends a flight, or who has seized its batch once the lease had run out."""
+        """Invariant 3: only the holder ends a flight, or a process that seized its batch after the lease ran out."""
         lease = old["lease"]
         assert "lease" not in new, f"{new} went from one flight into another: {old}"
         holder = actor.process.name if actor is not None and actor.process is not None else None
@@ -216,14 +216,14 @@ class Oracle:
         self._judge_given_back(old, new)
 
     def _judge_given_back(self, old: Doc, new: Doc) -> None:
-        """Invariant 13: nothing was sent, so nothing is to be waited for."""
+        """Invariant 13: nothing was sent, so there is nothing to wait for."""
         given_back = (new["state"], new["claims"], new["due_at"], new.get("losses"))
         expected = ("pending", old["claims"] - 1, old["due_at"], old.get("losses"))
         assert given_back == expected, f"{old} was not begun and came back as {new}"
         self.count("given back")
 
     def _judge_outcome(self, old: Doc, new: Doc) -> None:
-        """Invariant 5: the key knows of a call before its record leaves the flight."""
+        """Invariant 5: the key knows of a call before its record is no longer in flight."""
         history = new.get("history", ())
         if len(history) == len(old.get("history", ())):
             self.count("released")
@@ -248,7 +248,7 @@ class Oracle:
     def _judge_lost(self, old: Doc, new: Doc, *, is_alone: bool) -> None:
         """A record is poison once it was lost alone three times; or twice, if it had been lost in company before that.
 
-        What is lost in company counts once, and only as the first loss: any of the others may have killed the process.
+        A loss in company is counted once, and only if it is the first: any of the others may have killed the process.
         """
         self.count("lost")
         entry = new["history"][-1]
@@ -271,7 +271,7 @@ class Oracle:
         return self.database["keys"].find_one({"_id": f"orders:{record['key_id']}"}) or {}
 
     def check_start(self, call: WaitingCall) -> None:
-        """Judge a call that may begin at this moment: its lease is held, and that it begins is on record."""
+        """Judge a call that may begin at this moment: its lease is held, and its beginning is noted."""
         token = call.owner.batch.claim.token
         batch = self.database.batches.find_one({"_id": token})
         assert batch is not None, f"a call begins, and batch {token} is gone"
@@ -283,7 +283,7 @@ class Oracle:
         self.count("calls")
 
     def check_admitted(self, call: WaitingCall) -> None:
-        """Judge a call that may begin by what its process saw a moment ago, unless it has stood still since."""
+        """Judge a call that may begin: the state of the pauses that its process has read is recent, and admits it."""
         gate, token = call.owner.lane.gate, call.owner.batch.claim.token
         assert not gate.is_stale, f"a call of {token} begins on what was seen long ago"
         seen = (gate.of_stream.breaker, gate.of_stream.hold, gate.of_partner.hold)
@@ -295,7 +295,7 @@ class Oracle:
             self.count("calls that probe")
 
     def check_permit(self, call: WaitingCall, process: str) -> None:
-        """Judge a call that begins: never more are under way than `max_in_flight`, and each under a permit."""
+        """Judge a call that begins: no more than `max_in_flight` calls are in progress, each under a permit."""
         self.under_way[call] = process
         if self.calls_at_most is None:
             return
@@ -310,7 +310,7 @@ class Oracle:
             self.count("calls beside another's permits")
 
     def let_calls_end(self, processes: Sequence[str] | None) -> None:
-        """Let the deadlines of calls have passed, of some processes or of all, the dead among them."""
+        """Forget the calls of some processes, or of all including dead ones, because their deadlines have passed."""
         self.under_way = {
             call: process
             for call, process in self.under_way.items()
@@ -319,6 +319,6 @@ class Oracle:
 
     def holds(self, record_id: str, token: str) -> Doc | None:
         """Return a record if this batch holds it at this moment."""
-        found: Doc | None = self.database.records.find_one({"_id": record_id, "lease.token": token})
+        record: Doc | None = self.database.records.find_one({"_id": record_id, "lease.token": token})
         held = {"_id": token, "seized_until": {"$exists": False}, "until": {"$gt": datetime.now(UTC)}}
-        return found if found is not None and self.database.batches.find_one(held) is not None else None
+        return record if record is not None and self.database.batches.find_one(held) is not None else None

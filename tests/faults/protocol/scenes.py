@@ -1,4 +1,4 @@
-"""Scenes: moves of several steps to the places where it matters, to which chance alone comes too seldom."""
+"""Scenes: moves of several steps to the critical places, which chance alone reaches too rarely."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +11,17 @@ from .simulation import Simulation
 
 Draw = Callable[[Any], Any]
 Place = tuple[str, int]
-"""A gate, and the how many-th time that one comes to it."""
+"""A gate, and the number of the visit to it, counted from 1."""
 
 BEFORE_NOTED: Place = ("before batches.update_one", 2)
 """Where a process stands before it notes which calls begin; the first such write is the batch itself."""
 PLACES: tuple[Place, ...] = (
-    # Between the batch, its records, and what is noted of their calls.
+    # Between the batch, its records, and the notes of their calls.
     ("after batches.update_one", 1), ("before records.update_many", 1), ("after records.update_many", 1), BEFORE_NOTED,
     ("after batches.update_one", 2),
-    # Between what is noted, the calls and their answers.
+    # Between the notes, the calls and their answers.
     ("call waits", 1), ("before call", 1), ("before call", 2), ("after call", 1), ("after call", 2),
-    # Between what is told to the keys and the records.
+    # Between the writes of the keys and of the records.
     ("after keys.update_many", 1), ("after keys.bulk_write", 1), ("before records.bulk_write", 1),
     ("after records.bulk_write", 1), ("before batches.delete_one", 1),
 )  # fmt: skip
@@ -30,7 +30,7 @@ WHILE_RESCUED: tuple[Place, ...] = (
     ("after call", 1), ("after keys.update_many", 1), ("after keys.bulk_write", 1),
 )  # fmt: skip
 CHOOSING: tuple[Place, ...] = (("before batches.update_one", 1), ("before records.update_many", 1))
-"""Where a process stands between what it has seen and what it takes."""
+"""Where a process stands between seeing due records and taking them."""
 LOOKING: tuple[Place, ...] = (("before keys.find", 1), ("before records.bulk_write", 1), *CHOOSING)
 TAKEN: tuple[Place, ...] = (("after records.update_many", 1), ("before call", 1))
 RESCUING = (
@@ -42,23 +42,23 @@ WRITING_BACK = (
     "before write back", "before keys.bulk_write", "after keys.bulk_write", "before commit", "after commit",
     "before records.bulk_write", "after records.bulk_write",
 )  # fmt: skip
-"""Where a poll stands between what it knows of outcomes, the source's commit, and what it notes of it."""
+"""Where a poll stands between reading outcomes, the source's commit, and noting that commit."""
 READING_LINES = ("read place of lines", "read lines", "read lines that changed", "look for keys")
 """Where a poll stands between a row, its line, and the lines that have changed."""
 DOUBTS = st.sampled_from(["unanswered", "unanswered", "delayed", "given up", "broken", "conflict", "reject"])
-"""What leaves it open whether the partner has an object."""
+"""The answers that leave it open whether the partner has an object."""
 AFTER_DOUBT = st.sampled_from([
     "accept", "accept", "later", "reject", "unanswered", "delayed", "given up", "broken", "several", "gone",
 ])  # fmt: skip
 FATES = ("stands", "dies", "dies", "lapses", "is rescued", "is rescued", "is being rescued", "is being rescued")
 ROUNDS_AT_MOST = 400
-# Few, so that they meet.
+# Few keys, so that actors meet.
 KEYS = st.sampled_from([1, 1, 1, 2, 2, 3, 4])
 NEXT_CONTENT = {"a": "b", "b": "c"}
 
 
 class Scenes(Simulation):
-    """What can be done to processes that deliver, at any place of their way."""
+    """The scenes: each brings processes or polls to a critical place, and then something happens to them."""
 
     def begin_delivery(self, draw: Draw) -> Process:
         """Start a process that delivers, for one of the messages if there is one."""
@@ -70,7 +70,7 @@ class Scenes(Simulation):
         return process
 
     def tell(self, text: str) -> None:
-        """Say what is done, for whoever looks for the cause of a failure."""
+        """Note the next step, to help to find the cause of a failure."""
         self.trail.append(text)
         note(text)
 
@@ -85,12 +85,12 @@ class Scenes(Simulation):
         return self.begin_delivery(draw)
 
     def _make_due(self, draw: Draw) -> int:
-        """Let a record be due, and let nothing be in its way; return the key of a row that is not in flight."""
+        """Make a record due, with nothing in its way; return the key of a row that is not in flight."""
         if draw(st.booleans()):
             self._bury_the_dead()
         self.end_stream_lease("dispatch")
         if self.list_pauses() and draw(st.booleans()):
-            # One record goes, and asks whether the others may.
+            # One record is sent, as a probe for the others.
             self.end_pauses()
         else:
             self.lift_pauses()
@@ -104,7 +104,7 @@ class Scenes(Simulation):
         return key
 
     def _bury_the_dead(self) -> None:
-        """Bring back what dead processes held."""
+        """Bring back the records of dead processes."""
         alive = [process.name for process in self.processes if not process.done]
         dead = set(self.database.batches.distinct("worker")) - set(alive)
         self.shift_leases(1.5, sorted(dead))
@@ -121,7 +121,7 @@ class Scenes(Simulation):
         self.run("poll", self.poll)
 
     def deliver_up_to(self, draw: Draw) -> None:
-        """Let a process deliver up to a place where it matters; it stands still there, dies, or loses its lease."""
+        """Let a process deliver up to a critical place, where it stands still, dies, or loses its lease."""
         fate = draw(st.sampled_from(FATES))
         process = self._begin(draw)
         self._go_to(process, draw(st.sampled_from(WHILE_RESCUED if fate == "is being rescued" else PLACES)))
@@ -138,7 +138,7 @@ class Scenes(Simulation):
             self._go_on_while_rescued(draw, process)
 
     def _go_on_while_rescued(self, draw: Draw, process: Process) -> None:
-        """Let a process go on while another, which has seized its batch, stands still."""
+        """Let a process continue while another, which has seized its batch, stands still."""
         rescue = self.start("rescue", self.rescue)
         self._go_alone(rescue, draw(st.sampled_from(RESCUING)))
         self._go_to(process, draw(st.sampled_from(PLACES)))
@@ -161,7 +161,7 @@ class Scenes(Simulation):
             self._go_to(process, draw(st.sampled_from(TAKEN)))
 
     def crash_and_rescue(self, draw: Draw) -> None:
-        """Kill one process after the other while it sends, and bring back what each held."""
+        """Kill one process after the other while it sends, and bring back its records."""
         for _ in range(draw(st.integers(min_value=1, max_value=3))):
             self._make_due(draw)
             process = self.start_delivery()
@@ -171,7 +171,7 @@ class Scenes(Simulation):
             self.run("rescue", self.rescue)
 
     def write_back_up_to(self, draw: Draw) -> None:
-        """Let a poll write outcomes back up to a place where it matters; the row goes on, or another polls."""
+        """Let a poll write outcomes back up to a critical place; then it dies, the row changes, or another polls."""
         key = self._make_due(draw)
         process = self.begin_delivery(draw)
         process.finish()
@@ -215,7 +215,7 @@ class Scenes(Simulation):
             poll.finish()
 
     def is_told_apart(self, how: str) -> bool:
-        """Whether it is known of a create that is answered so whether there may be an object: asking tells always."""
+        """Whether syncctl knows after such an answer to a create that there may be an object; a lookup always tells."""
         return self.objects == "lookup" or how not in ("no id", "broken")
 
     def create_in_doubt(self, draw: Draw) -> None:
@@ -239,14 +239,14 @@ class Scenes(Simulation):
             self.start_delivery().finish()
 
     def rescue_up_to(self, draw: Draw) -> None:
-        """Let a rescue go up to a place where it matters, and kill it there or leave it there."""
+        """Let a rescue continue to a critical place, and kill it there or leave it there."""
         rescue = self.start("rescue", self.rescue)
         self._go_alone(rescue, draw(st.sampled_from(RESCUING)))
         if draw(st.booleans()):
             rescue.kill()
 
     def _go_to(self, process: Process, place: Place) -> None:
-        """Let a process go on until its actors have come to a place, or to its end."""
+        """Let a process continue until its actors have reached a place, or to its end."""
         at, times = place
         for _ in range(ROUNDS_AT_MOST):
             if process.done or not times:
@@ -262,8 +262,8 @@ class Scenes(Simulation):
     def kill_if_told(self, process: Process, *, on_the_wire: bool) -> None:
         """Kill a process, unless it alone knows of a call.
 
-        Where the docs say the promise ends: a worker that stood still past its lease and past the time its call was
-        given to settle, then called, and died before it could say so.
+        The docs say that the promise ends there: a worker stood still past its lease and past the time that its call
+        was given to settle, then called, and died before it could record the call.
         """
         if not process.late_calls:
             self.kill_delivery(process, on_the_wire=on_the_wire)

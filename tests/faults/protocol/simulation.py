@@ -44,18 +44,18 @@ from .simulation_cases import (
 from .strictness import Strictness
 
 UNITS_AT_MOST = 6
-"""Processes that deliver, and other actors, that are under way together."""
+"""The most delivering processes and other actors that run at the same time."""
 CALLS_AT_ONCE = 2
 TURN_SECONDS = 0.3
 LOOKS_WHILE_CONTENDED = 3
 SETTLE_SECONDS = 200.0
 MINIMUM_CALLS = 4
-"""After so few calls a circuit may open."""
+"""The calls after which a circuit may open: few, so that it does."""
 REFUSALS_IN_A_ROW = 3
-"""After so few refusals a stream is held."""
+"""The refusals after which a stream is held: few, so that it is."""
 ROUNDS_TO_QUIET = 60
 UNGATED = ("runs", "audit", "heartbeats", "reports", "report_days")
-"""What is only noted, and decides nothing."""
+"""The collections that only keep notes, on which no decision is based."""
 PAUSES = (("streams", "breaker"), ("streams", "paused"), ("partners", "paused"))
 NEVER_OPEN = BreakerRules(minimum_calls=10**6)
 SOON_OPEN = BreakerRules(
@@ -86,7 +86,7 @@ def open_gated_ledger(url: str, database: str) -> tuple[Ledger, GatedDatabase]:
 
 
 Objects = Literal["keys", "lookup"]
-"""A partner with ids of its own, which knows `Idempotency-Key`; or does not, and is asked."""
+"""The kinds of partner with its own ids: one that knows the `Idempotency-Key`, and one that does not and is asked."""
 
 
 class SteppedRunner:
@@ -102,7 +102,7 @@ class SteppedRunner:
         self._process = process
 
     def push(self, calls: Sequence[WaitingCall]) -> None:
-        """Let each of these calls be made by an actor of its own."""
+        """Let each of these calls be made by a separate actor."""
         for call in calls:
             self.waiting += 1
             self.unfinished.add(call)
@@ -116,7 +116,7 @@ class SteppedRunner:
 
     @property
     def most_under_way(self) -> int:
-        """How many calls are under way at most while the limit is not raised."""
+        """The most calls in progress as long as the limit is not raised."""
         return max(self.under_way, self.limit)
 
     def set_limit(self, limit: int) -> None:
@@ -147,7 +147,7 @@ def _is_unwritten(call: WaitingCall) -> bool:
 
 
 class Simulation:
-    """One stream, all that happens to it, and what must be true of it."""
+    """One stream, everything that happens to it, and the checks of what must be true of it."""
 
     ledger: Ledger
     gated: GatedDatabase
@@ -219,7 +219,7 @@ class Simulation:
         #: Wake-ups that wait in Redis.
         self.messages = 0
         self.mapping = 0
-        #: What was done, in order.
+        #: The moves that were made, in order.
         self.trail: list[str] = []
         #: How often all deadlines have passed.
         self.settles = 0
@@ -227,7 +227,7 @@ class Simulation:
         self.page_budget = 1000
 
     def empty_the_ledger(self) -> None:
-        """Begin with nothing; the indexes stay."""
+        """Remove everything from the ledger except its indexes."""
         self.ledger.ensure_prepared()
         for name in COLLECTIONS:
             self.database[name].delete_many({})
@@ -238,7 +238,7 @@ class Simulation:
         self.testbed.partner = replace(self.testbed.partner, breaker=SOON_OPEN)
         self.testbed.change_stream(pause_after_refusals=REFUSALS_IN_A_ROW)
 
-    # Who takes part.
+    # Actors and processes.
 
     def start(self, kind: str, act: Callable[[], Any]) -> Actor:
         """Start an actor; it stands at its beginning. Without MongoDB it ends, and leaves the rest to others."""
@@ -260,7 +260,7 @@ class Simulation:
         return process
 
     def forget_ended(self) -> None:
-        """Drop who has come to an end."""
+        """Drop the actors and processes that have ended."""
         self.actors = [actor for actor in self.actors if not actor.done]
         self.processes = [process for process in self.processes if not process.done]
 
@@ -278,7 +278,7 @@ class Simulation:
         """Do something from its beginning to its end."""
         self.start(kind, act).finish()
 
-    # What they do.
+    # Their work.
 
     def poll(self) -> None:
         """Poll the source, and leave a wake-up after each page."""
@@ -350,7 +350,7 @@ class Simulation:
     def _turn(
         process: Process, lane: DeliveryLane, runner: SteppedRunner, permits: Permits | None, *, is_closing: bool
     ) -> int:
-        """Do a little of everything; return 1 where another process was choosing records."""
+        """Do a little of everything; return 1 if another process was choosing records."""
         contended = 0
         is_closing = is_closing or process.is_stopping
         lane.gate.look()
@@ -380,7 +380,7 @@ class Simulation:
         ids = [record.id for record in call.bulk.records]
 
         def is_expected() -> bool:
-            """Tell whether the ledger knows that the call may land: a deadline ago it was brought back at most."""
+            """Tell whether the ledger still expects the call: not once it is brought back and all deadlines passed."""
             returned = self.database.records.count_documents({"_id": {"$in": ids}, "lease.token": token}) < len(ids)
             return began == self.settles or not returned
 
@@ -402,7 +402,7 @@ class Simulation:
     def _excuse(self, call: WaitingCall) -> None:
         """Note the rows of which an older version was refused after a call without an answer.
 
-        A partner that is not asked may have an object of it all the same, and nothing can bring its id, as the docs
+        A partner that is not asked may still have an object of such a row, and nothing can find out its id, as the docs
         say.
         """
         if isinstance(self.partner, ObjectPartner) and self.objects == "keys":
@@ -418,13 +418,13 @@ class Simulation:
 
     def _check_may_send(self, record: Record, token: str) -> None:
         """Judge a call at the moment when it reaches the partner, as long as its batch is held."""
-        found = self.oracle.holds(record.id, token)
-        if found is None:
+        stored = self.oracle.holds(record.id, token)
+        if stored is None:
             return
-        assert found["claims"] == record.attempt, f"{record} is sent under another number than {found} (invariant 4)"
+        assert stored["claims"] == record.attempt, f"{record} is sent under another number than {stored} (invariant 4)"
         accepted = [
             entry
-            for entry in found.get("history", ())
+            for entry in stored.get("history", ())
             if entry.get("outcome") == "accepted" and not entry.get("late") and "lookup" not in entry
         ]
         assert record.idempotency_key not in [entry["idempotency_key"] for entry in accepted], (
@@ -432,10 +432,10 @@ class Simulation:
         )
         if self.order == "none" or self.append_only:
             return
-        key = self.database.keys.find_one({"_id": f"orders:{found['key_id']}"})
+        key = self.database.keys.find_one({"_id": f"orders:{stored['key_id']}"})
         assert key.get("delivered_seq", 0) <= record.seq, f"{record.id} is sent after a newer version (invariant 5)"
         if self.order == "strict":
-            self.strictness.check_call(found, key)
+            self.strictness.check_call(stored, key)
 
     def rescue(self) -> None:
         """Bring back the records of batches whose lease ran out."""
@@ -443,7 +443,7 @@ class Simulation:
         rescue_leases(ledger=self.ledger, streams={stream.name: stream}, partners={partner.name: partner})
 
     def maintain(self) -> None:
-        """Do the stream's maintenance, and leave a wake-up where records are due."""
+        """Do the stream's maintenance, and leave a wake-up if records are due."""
         self.testbed.maintain(wake=lambda: int(self.ledger.records.has_due("orders") and self.wake()))
 
     def replay(self, states: tuple[str, ...]) -> None:
@@ -467,7 +467,7 @@ class Simulation:
         """Set the cursor back to the beginning."""
         start = self._make_reader().start_cursor()
         if self.mode == "change_tracking":
-            # Behind a first load, deletes that no poll has seen would be lost, as the docs say.
+            # With a new first load, deletes that no poll has seen would be lost, as the docs say.
             start = {"mode": self.mode, "at": "0", "phase": "changes"}
             start |= {LINES: 0} if self.has_lines else {}
         self.oracle.resends = self.oracle.resends or resend
@@ -480,13 +480,13 @@ class Simulation:
         except LeaseHeld:
             return
 
-    # What befalls them.
+    # Their failures, and the passing of time.
 
     def kill_delivery(self, process: Process, *, on_the_wire: bool) -> None:
         """Kill a process.
 
         Args:
-            on_the_wire: What it was sending reaches the partner all the same, a little later.
+            on_the_wire: Whether the calls that it was sending still reach the partner, a little later.
         """
         if on_the_wire:
             for call, is_expected in process.under_way.items():
@@ -495,7 +495,7 @@ class Simulation:
         process.kill()
 
     def pass_time(self, share: float, processes: Sequence[Process] | None = None) -> None:
-        """Let a share of a lease's length pass for some processes, or for all, the dead among them."""
+        """Let a share of a lease's length pass for some processes, or for all including dead ones."""
         self.shift_leases(share, None if processes is None else [process.name for process in processes])
         for process in self.processes if processes is None else processes:
             process.clock += share * LONG_SECONDS
@@ -524,19 +524,19 @@ class Simulation:
             passing_time.expire_stream_lease(self.database, kind)
 
     def age_deletes(self) -> None:
-        """Let every delete have been noted long ago: no poll that began before is still under way."""
+        """Make every noted delete old, unless a poll is still running that may have begun before it."""
         if not any(actor.kind == "poll" for actor in self.list_running()):
             passed = {"$set": {"gone.at": passing_time.PAST}}
             self.database["keys"].update_many({"gone": {"$exists": True}}, passed)
 
     def end_pauses(self) -> None:
-        """Let every pause last long enough for a probe, and let nobody be the probe any more."""
+        """Make every pause old enough for a probe, and end the right of every current probe."""
         self.make_probes_due()
         self._move_dates("probe.until")
         self.oracle.forget_probes()
 
     def make_probes_due(self) -> None:
-        """Let an open circuit, and syncctl's own pauses, last long enough for a probe; acceptance is long ago."""
+        """Make an open circuit and syncctl's own pauses old enough for a probe, and the last acceptance long ago."""
         self._move_dates("until")
         for collection in (self.database.streams, self.database.partners):
             passed = {"$set": {"accepted_at": passing_time.PAST}}
@@ -548,18 +548,18 @@ class Simulation:
             self.database[collection].update_many({date: {"$exists": True}}, {"$set": {date: passing_time.PAST}})
 
     def make_write_backs_due(self) -> None:
-        """Let the time have come to write outcomes back that the source has refused."""
+        """Make the outcomes due again that the source refused when they were written back."""
         refused = {"write_back.error": {"$exists": True}}
         self.database.records.update_many(refused, {"$set": {"write_back.due_at": passing_time.PAST}})
 
     def lift_pauses(self) -> None:
-        """Let nothing keep records from being sent, as operators do with `resume`."""
+        """Lift everything that keeps records from being sent, as operators do with `resume`."""
         self.ledger.streams.resume("orders")
         self.ledger.partners.resume("default")
         self.ledger.breakers.reset("orders")
 
     def list_pauses(self) -> list[str]:
-        """Return what lets probes through at most: `stream`, `circuit`, `partner`."""
+        """Return the pauses in force, which let only probes through: `stream`, `circuit`, `partner`."""
         stream = self.database.streams.find_one({}, {"paused": True, "breaker.state": True}) or {}
         partner = self.database.partners.find_one({}, {"paused": True}) or {}
         pauses = {
@@ -570,11 +570,11 @@ class Simulation:
         return [name for name, is_paused in pauses.items() if is_paused]
 
     def settle_calls(self) -> None:
-        """Let so much time pass that every call under way lands, or never will."""
+        """Let enough time pass for every call in progress to land, or never to land."""
         while self.partner.delayed:
             self.partner.land(self.partner.delayed.pop(0))
         self.settles += 1
-        # What is on record happened so much earlier: which of two came first stays as it is.
+        # All recorded times move back by the same amount, so that their order stays.
         milliseconds = round((2 * SETTLE_SECONDS + 1) * 1000)
         earlier = {"$mergeObjects": ["$$this", {"until": {"$subtract": ["$$this.until", milliseconds]}}]}
         unsettled = [{"$set": {"unsettled": {"$map": {"input": "$unsettled", "in": earlier}}}}]
@@ -605,7 +605,7 @@ class Simulation:
             self.settle_calls()
             if self.writes_back:
                 self.make_write_backs_due()
-            # The first may only have to end a round through the table.
+            # The first poll may only finish a round through the table.
             self.run("poll", self.poll)
             self.run("poll", self.poll)
             # Wake-ups may all have been lost: maintenance alone must see what is due.
@@ -624,7 +624,7 @@ class Simulation:
             if left and self.order == "strict":
                 self.strictness.check_waiting()
                 if not self.database.records.count_documents({**unfinished, "waits_for": {"$exists": False}}):
-                    # All the rest waits for failed ones, for ever, until an operator comes.
+                    # The other records wait for failed ones until an operator replays those.
                     self.run("replay failed", lambda: self.replay(("failed",)))
         stuck = list(self.database.records.find(unfinished))
         raise AssertionError(
@@ -686,7 +686,7 @@ class Simulation:
 
     @staticmethod
     def _check_object(key: int, content: str | None, known: dict[str, Any], partner: ObjectPartner) -> None:
-        """The partner has one object of a row, of which the key knows the id; none of a deleted one."""
+        """The partner has one object of a row, whose id the key knows, and none of a deleted row."""
         if key in partner.excused:
             return
         objects = partner.find(key)
@@ -711,7 +711,7 @@ class Simulation:
             assert expected.items() <= written.items(), f"row {key} has {written} and not {expected}: {record}"
 
     def _check_versions(self) -> None:
-        """Every version that was logged has come to an end that somebody can explain, and none is in flight."""
+        """Every version that was logged has ended for a known reason, and none is in flight."""
         assert not self.database.batches.count_documents({}), list(self.database.batches.find())
         landed = {call.record_id for call in self.partner.log}
         there = {document["_id"]: document for document in self.database.records.find()}
@@ -732,10 +732,10 @@ class Simulation:
                 assert record["reason"], f"{record} was discarded without a reason"
 
     def _check_attempts(self) -> None:
-        """Invariant 4: each call is in the history under a number of its own, as an attempt or as one that was lost."""
+        """Invariant 4: each call is in the history under its own number, as an attempt or as one that was lost."""
         numbers: dict[str, set[int]] = {}
-        for found in self.database.records.find():
-            numbers[found["_id"]] = {entry["n"] for entry in found.get("history", ()) if "n" in entry}
+        for record in self.database.records.find():
+            numbers[record["_id"]] = {entry["n"] for entry in record.get("history", ()) if "n" in entry}
         seen: set[tuple[str, int]] = set()
         for call in self.partner.log:
             assert (call.record_id, call.attempt) not in seen, f"attempt {call.attempt} of {call.record_id} came twice"
@@ -746,7 +746,7 @@ class Simulation:
             )
 
     def _check_not_repeated(self) -> None:
-        """With `ambiguous = "fail"` only operators have a call made again that the partner may have acted on."""
+        """With `ambiguous = "fail"`, only operators repeat a call that the partner may have acted on."""
         replayed = {document["_id"] for document in self.database.records.find({"replays": {"$exists": True}})}
         landed = Counter(call.idempotency_key for call in self.partner.log if call.record_id not in replayed)
         repeated = [key for key, times in landed.items() if times > 1]

@@ -1,4 +1,4 @@
-"""What is true outside the ledger: a source whose transactions commit in any order, and a partner with a log."""
+"""The truth outside the ledger: a source whose transactions commit in any order, and a partner with a log."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,17 +18,17 @@ from .actors import gate
 
 Answer = Literal[
     "accept", "later", "reject", "unanswered", "delayed", "given up", "unauthorized", "gone",
-    # Of a partner with ids of its own.
+    # Only from a partner with its own ids.
     "broken", "conflict", "no id", "several",
 ]  # fmt: skip
 Change = tuple[int, str | None]
-"""The number that a statement took, and the content; None where it deleted the row."""
+"""The number that a statement took, and the content; None if it deleted the row."""
 LINES = "lines"
-"""The field of a row with its children, and that of a cursor with the place among their changes."""
+"""The field in which a row has its children, and a cursor the place among their changes."""
 
 
 def line_of(key: int) -> int:
-    """Return under which key the changes of a source hold the child of a row, a line in another table."""
+    """Return the key under which a source's changes hold the child of a row, a line in another table."""
     return -key
 
 
@@ -36,21 +36,21 @@ def line_of(key: int) -> int:
 class ScriptedSource:
     """A table whose every change takes a number when its statement runs and shows when it commits.
 
-    A row may have a line in another table, whose changes take numbers from the same sequence; and it has columns into
-    which outcomes are written back, as any other change of it is.
+    A row may have a line in another table, whose changes take numbers from the same sequence. It also has columns for
+    outcomes; writing those back is a change of the row like any other.
     """
 
     rows: dict[int, tuple[int, str]] = field(default_factory=dict)
     open: dict[int, dict[int, Change]] = field(default_factory=dict)
     #: Keys in the order in which their changes were committed, as change tracking knows them.
     changes: list[int] = field(default_factory=list)
-    #: The keys whose flag stands, by the number of their change.
+    #: The keys whose flag is set, each with the number of its change.
     flags: dict[int, int] = field(default_factory=dict)
     #: The lines, by the key of their row.
     lines: dict[int, tuple[int, str]] = field(default_factory=dict)
     #: The keys of rows in the order in which changes of their lines were committed.
     line_changes: list[int] = field(default_factory=list)
-    #: What was written back, by key; a row that is deleted takes it along.
+    #: The outcomes that were written back, by key; they are deleted with their row.
     written: dict[int, dict[str, Any]] = field(default_factory=dict)
     #: The rows that were deleted and came back.
     reborn: set[int] = field(default_factory=set)
@@ -108,7 +108,7 @@ class ScriptedSource:
         return min([*numbers, self.number + 1])
 
     def begin_write_back(self, values: Mapping[int, Mapping[str, Any]]) -> int:
-        """Write outcomes into rows that nobody else has locked."""
+        """Write outcomes into rows that no other transaction has locked."""
         self.transactions += 1
         self._writing[self.transactions] = {}
         for key, outcome in values.items():
@@ -117,7 +117,7 @@ class ScriptedSource:
         return self.transactions
 
     def end_write_back(self, transaction: int, *, commit: bool) -> None:
-        """Commit what was written back, or roll it back. Safe to repeat."""
+        """Commit the outcomes that were written back, or roll them back. Safe to repeat."""
         for key, (number, outcome) in self._writing.pop(transaction, {}).items():
             if commit:
                 self.changes.append(key)
@@ -161,7 +161,7 @@ class ScriptedReader:
         return ()
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what an operator should know of this stream."""
+        """Return the warnings about this stream for an operator."""
         return ()
 
     def start_cursor(self) -> Cursor:
@@ -172,7 +172,7 @@ class ScriptedReader:
         return start
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the pages behind a cursor until one is short."""
+        """Yield the pages after a cursor until one is short."""
         follows_lines = self._has_lines and self.mode != "snapshot"
         return self._follow_lines(cursor) if follows_lines else self._pages_of_rows(cursor)
 
@@ -181,7 +181,7 @@ class ScriptedReader:
         bare = {name: value for name, value in cursor.items() if name != LINES}
         place = cursor.get(LINES)
         if place is None:
-            # Before the first row is read: what changes later is read again.
+            # Take the place before the first row is read: rows whose lines change later are read again.
             gate("read place of lines")
             place = len(self._source.line_changes) if self.mode == "change_tracking" else self._source.low_water() - 1
         for page in self._pages_of_rows(bare):
@@ -191,24 +191,24 @@ class ScriptedReader:
             gate("read lines that changed")
             changed, place, is_last = self._find_changed_lines(int(place))
             gate("look for keys")
-            found = sorted(key for key in changed if key in self._source.rows)
-            rows = [replace(row, again=True) for row in self._read_rows(found)]
+            keys = sorted(key for key in changed if key in self._source.rows)
+            rows = [replace(row, again=True) for row in self._read_rows(keys)]
             yield Page(rows=tuple(rows), cursor={**bare, LINES: place})
             if is_last:
                 return
 
     def _find_changed_lines(self, place: int) -> tuple[list[int], int, bool]:
-        """Return the keys of some rows whose lines changed behind a place, the place behind them, and whether all."""
+        """Return the keys of some rows whose lines changed after a place, the place after them, and whether all are."""
         if self.mode == "change_tracking":
             keys = self._source.line_changes[place : place + self._page_size]
             return list(dict.fromkeys(keys)), place + len(keys), len(keys) < self._page_size
         ceiling = self._source.low_water()
-        found = sorted((number, key) for key, (number, _) in self._source.lines.items() if place < number < ceiling)
-        found = found[: self._page_size]
-        return [key for _, key in found], found[-1][0] if found else place, len(found) < self._page_size
+        lines = sorted((number, key) for key, (number, _) in self._source.lines.items() if place < number < ceiling)
+        lines = lines[: self._page_size]
+        return [key for _, key in lines], lines[-1][0] if lines else place, len(lines) < self._page_size
 
     def _read_rows(self, keys: Sequence[int]) -> list[Row]:
-        """Read rows again that are looked up by their keys."""
+        """Read rows again, by their keys."""
         read = [(self._source.rows[key], key) for key in keys]
         self._read_lines()
         return [self._make_row(key, content, at=number) for (number, content), key in read]
@@ -244,46 +244,46 @@ class ScriptedReader:
         yield Page(rows=(), cursor={"mode": self.mode, "at": str(highest)})
 
     def _walk_numbers(self, position: int, find_ceiling: Callable[[], int]) -> Iterator[tuple[tuple[Row, ...], int]]:
-        """Yield the rows whose number is behind a position and below a ceiling, with the position behind them."""
+        """Yield the rows whose number is after a position and below a ceiling, with the position after them."""
         while True:
             gate("read ceiling")
             ceiling = find_ceiling()
             gate("read page")
-            found = sorted(
+            page = sorted(
                 (number, key, content)
                 for key, (number, content) in self._source.rows.items()
                 if position < number < ceiling
             )[: self._page_size]
-            position = found[-1][0] if found else position
+            position = page[-1][0] if page else position
             is_versioned = self.mode == "rowversion" and not self._has_lines
-            if found:
+            if page:
                 self._read_lines()
             yield (
                 tuple(
                     self._make_row(key, content, at=number, version=f"0x{number:016x}" if is_versioned else None)
-                    for number, key, content in found
+                    for number, key, content in page
                 ),
                 position,
             )
-            if len(found) < self._page_size:
+            if len(page) < self._page_size:
                 return
 
     def _walk(self, position: int, keys: Mapping[int, Any]) -> Iterator[tuple[tuple[Row, ...], int]]:
-        """Yield the rows of some keys behind a position, in the order of the key, with the position behind them."""
+        """Yield the rows of some keys after a position, in the order of the key, with the position after them."""
         while True:
             gate("read page")
-            found = sorted(key for key in keys if key > position and key in self._source.rows)[: self._page_size]
-            if not found:
+            page = sorted(key for key in keys if key > position and key in self._source.rows)[: self._page_size]
+            if not page:
                 return
-            position = found[-1]
-            read = [(key, *self._source.rows[key]) for key in found]
+            position = page[-1]
+            read = [(key, *self._source.rows[key]) for key in page]
             if self.mode != "snapshot":
                 self._read_lines()
             yield (
                 tuple(self._make_row(key, content, at=key, acknowledge=str(number)) for key, number, content in read),
                 position,
             )
-            if len(found) < self._page_size:
+            if len(page) < self._page_size:
                 return
 
     def _pages_of_snapshot(self, cursor: Cursor) -> Iterator[Page]:
@@ -325,10 +325,10 @@ class ScriptedReader:
             if len(changed) < self._page_size:
                 return
 
-    def _make_changed(self, key: int, found: tuple[int, str] | None) -> Row:
-        if found is None:
+    def _make_changed(self, key: int, row: tuple[int, str] | None) -> Row:
+        if row is None:
             return Row(key={"id": key}, payload=None, op="delete")
-        return self._make_row(key, found[1], at=found[0])
+        return self._make_row(key, row[1], at=row[0])
 
     def _make_row(
         self, key: int, content: str, *, at: int, version: str | None = None, acknowledge: str | None = None
@@ -397,7 +397,7 @@ class ScriptedReader:
             gate("before commit")
             self._source.end_write_back(transaction, commit=True)
         finally:
-            # Whoever dies here lets its rows go.
+            # A poll that dies here releases its rows.
             self._source.end_write_back(transaction, commit=False)
         gate("after commit")
         return [
@@ -406,7 +406,7 @@ class ScriptedReader:
         ]
 
     def close(self) -> None:
-        """Let go of the source."""
+        """Release the source."""
 
 
 @dataclass(frozen=True)
@@ -416,19 +416,19 @@ class LoggedCall:
     idempotency_key: str
     attempt: int
     key: int
-    #: None where it deletes the row.
+    #: None if the call deletes the row.
     content: str | None
-    #: The bytes: what the mapping makes of the content.
+    #: The body that the mapping makes of the content.
     body: str
     record_id: str
     seq: int
     method: str = "POST"
-    #: The partner's id in its path; None where it has none.
+    #: The partner's id in the path; None if the path has none.
     object_id: str | None = None
 
     @property
     def bytes(self) -> str:
-        """All that the partner receives."""
+        """Everything that the partner receives."""
         return f"{self.method} {self.object_id} {self.body}"
 
 
@@ -536,7 +536,7 @@ class ScriptedClient:
         )
 
     def hash_remote(self, record: Record) -> str:
-        """Name the partner's id where it is in the path."""
+        """Return the partner's id if it is in the path."""
         names_object = record.step == "update" or (record.step == "send" and record.op == "delete")
         return f"{record.step} {record.remote['id']}" if names_object and "id" in record.remote else ""
 
@@ -547,10 +547,10 @@ class ScriptedClient:
         bytes_at_most: int | None = None,  # noqa: ARG002 - no partner here refuses a body for its size
     ) -> list[BulkCall]:
         """Put rows together into calls."""
-        alone = [[one] for one in planned if one[1].method in ("GET", "PUT")]
-        others = [one for one in planned if one[1].method not in ("GET", "PUT")]
-        found = [*alone, *(others[start : start + self._rows] for start in range(0, len(others), self._rows))]
+        alone = [[pair] for pair in planned if pair[1].method in ("GET", "PUT")]
+        others = [pair for pair in planned if pair[1].method not in ("GET", "PUT")]
+        groups = [*alone, *(others[start : start + self._rows] for start in range(0, len(others), self._rows))]
         return [
             BulkCall(records=tuple(record for record, _ in rows), call=JoinedCall(call for _, call in rows))  # type: ignore[arg-type]
-            for rows in found
+            for rows in groups
         ]

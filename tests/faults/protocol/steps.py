@@ -1,4 +1,4 @@
-"""So many steps of the state machine from one seed, which takes the same way each time."""
+"""Runs of the state machine from a seed, which makes the same moves each time."""
 
 import os
 from collections import Counter
@@ -30,14 +30,14 @@ class Variant:
     rows: int = 1
     ambiguous: Ambiguous = "retry"
     max_in_flight: int | None = None
-    #: Rows go with a line of another table.
+    #: Whether rows are sent with a line of another table.
     lines: bool = False
-    #: Outcomes are written back into the source.
+    #: Whether outcomes are written back into the source.
     write_back: bool = False
     objects: Objects | None = None
-    #: The partner is asked before each first create too.
+    #: Whether the partner is asked even before the first create of an object.
     always_asks: bool = False
-    #: How many of the examples that others take: a step of these costs twice as much.
+    #: The share of the usual number of examples; less than 1 if a step costs twice as much.
     share: float = 1.0
 
     def __str__(self) -> str:
@@ -78,23 +78,23 @@ VARIANTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """What so many examples came to."""
+    """The result of a number of examples."""
 
     #: How many moves were made.
     steps: int
-    #: How many calls landed at the partner before everything was let run out: without, nothing was at stake.
+    #: How many calls landed at the partner before the final quiet; without any, nothing was at stake.
     calls: int
-    #: What happened to records, how often.
+    #: How often each event happened to records.
     counts: Counter[str]
 
 
 def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: int, steps: int) -> Taken:
-    """Run examples of at most so many steps each.
+    """Run a number of examples, of at most `steps` steps each.
 
-    SYNCCTL_PROTOCOL_SHRINK=1 looks for the shortest way to what breaks.
+    With SYNCCTL_PROTOCOL_SHRINK=1, Hypothesis looks for the shortest way to a failure.
 
     Raises:
-        AssertionError: an invariant was broken; with the rules that led there.
+        AssertionError: an invariant was broken; with the moves that led there.
     """
     database = name_database(mongo_url)
     opened, gates = open_gated_ledger(mongo_url, database)
@@ -120,7 +120,7 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
 
             @invariant()
             def count(self) -> None:
-                # Hypothesis comes by after each rule.
+                # Hypothesis calls this after each rule.
                 Machine.taken += 1
 
             def teardown(self) -> None:

@@ -1,4 +1,4 @@
-"""Order `strict`, judged from outside: each version of a key after those before it, and nothing waits in vain."""
+"""Order `strict`, judged from outside: each version of a key follows those before it, and no record waits in vain."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ HOLDING = ("pending", "sending", "failed")
 
 
 class Strictness:
-    """What calls were made in which order, and whether the ledger may let records wait as it does."""
+    """Judges the order of the calls, and whether records wait for a good reason."""
 
     def __init__(self, database: Any) -> None:
         self._database = database
@@ -15,9 +15,9 @@ class Strictness:
     def check_call(self, record: dict[str, Any], key: dict[str, Any]) -> None:
         """Judge a call that the holder of the lease is about to make."""
         older = {"key_id": record["key_id"], "seq": {"$lt": record["seq"], "$gte": key.get("delivered_seq", 0)}}
-        # Those that nobody has tried came late, from a poll that was taken over; operators send again what they like;
-        # and one that was delivered may be sent again because of a late call. The others were there when this one was
-        # chosen.
+        # Left out are versions without a try, which came late, from a poll that was taken over; those that operators
+        # have sent again; and delivered ones, which may be sent again because of a late call. The others were there
+        # when this one was chosen.
         tried = {
             **older,
             "state": {"$in": HOLDING},
@@ -35,7 +35,7 @@ class Strictness:
         self._called[record["key_id"]].append(record)
 
     def check_waiting(self) -> None:
-        """Judge, once all is quiet, what still waits."""
+        """Judge the records that still wait once all is quiet."""
         for record in self._database.records.find({"waits_for": {"$exists": True}}):
             assert record["state"] == "pending", f"{record} is not pending and waits"
             assert "due_at" not in record, f"{record} waits and is due"
@@ -46,9 +46,9 @@ class Strictness:
             assert holder["state"] in HOLDING, f"{record['_id']} waits for one that is {holder['state']}"
 
     def check_account(self) -> None:
-        """Judge the end: no version was passed over that was not out of date already."""
+        """Judge the end: only versions that were already out of date were passed over."""
         for record in self._database.records.find({"state": "superseded", "replays": {"$exists": False}}):
             key = self._database.keys.find_one({"_id": f"orders:{record['key_id']}"})
             assert key["seq"] > record["seq"], f"{record} is superseded by nothing newer"
-            # One that was delivered before goes once more only as long as nothing newer was.
+            # A version that was delivered before is sent once more only as long as no newer one was delivered.
             assert not record.get("claims") or "delivered_at" in record, f"{record} was tried and then passed over"

@@ -21,8 +21,12 @@ from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
-_IS_DUE: Doc = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}]}
-GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": _IS_DUE}
+_NO_PROBE: Doc = {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}
+_IS_DUE: Doc = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _NO_PROBE]}
+_IS_FRESH_DUE: Doc = {"$and": [
+    {"$eq": [{"$type": "$breaker.fresh_until"}, "date"]}, {"$lte": ["$breaker.fresh_until", "$$NOW"]}, _NO_PROBE,
+]}  # fmt: skip
+GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": _IS_DUE, "is_fresh_probe_due": _IS_FRESH_DUE}
 """The fields of a stream's document that `read_breaker` needs."""
 
 
@@ -37,6 +41,8 @@ class BreakerGate:
     probe: str | None = None
     #: It has been open for long enough, and there is no probe.
     is_probe_due: bool = False
+    #: It has been open for long enough for a record that was never sent, and there is no probe.
+    is_fresh_probe_due: bool = False
     #: The record of the last probe; the next probe is another one.
     last_probe: str | None = None
 
@@ -54,6 +60,7 @@ def read_breaker(found: Mapping[str, Any]) -> BreakerGate:
         allowed=int(breaker.get("allowed", 0)),
         probe=breaker.get("probe", {}).get("token"),
         is_probe_due=state is BreakerState.OPEN and bool(found.get("is_probe_due")),
+        is_fresh_probe_due=state is BreakerState.OPEN and bool(found.get("is_fresh_probe_due")),
         last_probe=breaker.get("last_probe"),
     )
 
@@ -72,6 +79,8 @@ class Tally:
     attempts: int = 0
     #: How many of them delivered their record.
     accepted: int = 0
+    #: Whether they are the calls of records that had failed before.
+    is_retry: bool = False
 
 
 class Breakers:
@@ -87,7 +96,8 @@ class Breakers:
     @edge
     def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
         """Take the right to be the probe of an open circuit; there is one at a time."""
-        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, "$expr": _IS_DUE}
+        is_due = {"$or": [_IS_DUE, _IS_FRESH_DUE]}
+        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, "$expr": is_due}
         probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
         return self._streams.update_one(query, [{"$set": probe}]).matched_count == 1
 
@@ -132,7 +142,7 @@ def _judge(tally: Tally, token: str, rules: BreakerRules) -> Doc:
                 {"case": {"$eq": [state, _CLOSED]}, "then": _judge_closed(tally, rules)},
                 {"case": {"$eq": [state, _HALF]}, "then": _judge_half_open(tally, rules)},
                 # Open: calls that began before prove nothing new; only the probe does.
-                {"case": is_probe, "then": _half_opened() if tally.failures == 0 else _opened(tally, rules)},
+                {"case": is_probe, "then": _half_opened() if tally.failures == 0 else _kept_open(tally, rules)},
             ],
             "default": "$breaker",
         }
@@ -206,6 +216,21 @@ def _opened(tally: Tally, rules: BreakerRules) -> Doc:
         "reason": {"$literal": tally.reason},
         "last_probe": {"$ifNull": ["$breaker.last_probe", None]},
     }
+
+
+def _kept_open(tally: Tally, rules: BreakerRules) -> Doc:
+    """Return the breaker after a probe that failed: the next pause is longer.
+
+    A record that had failed before says little of the others: after it, one that was never sent may probe sooner. Some
+    rows that always hang would otherwise hold up new ones for the longest pause (invariant 12).
+    """
+    opened = _opened(tally, rules)
+    if not tally.is_retry:
+        return opened
+    shortest: Doc = {"$add": ["$$NOW", round(rules.open_seconds * 1000)]}
+    if tally.rest_seconds is not None:
+        shortest = opened["until"]
+    return {**opened, "fresh_until": {"$min": [opened["until"], shortest]}}
 
 
 def _half_opened() -> Doc:

@@ -34,6 +34,8 @@ class Hold:
     #: The batch that probes; None while none does.
     probe: str | None = None
     is_probe_due: bool = False
+    #: As in `BreakerGate`; a pause makes no difference between records.
+    is_fresh_probe_due: bool = False
     #: The record that probed last; another one probes next.
     last_probe: str | None = None
 

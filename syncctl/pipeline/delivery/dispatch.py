@@ -117,10 +117,11 @@ def _look(
 
     probed = _list_probed(ledger, stream, gate, partner_hold)
     if probed:
-        if not all(state.is_probe_due for _, _, state in probed):
+        only_fresh = not all(state.is_probe_due for _, _, state in probed)
+        if only_fresh and not all(state.is_probe_due or state.is_fresh_probe_due for _, _, state in probed):
             return Taken()
         seconds = max(PROBE_SECONDS, 2 * partner.timeout_seconds)
-        claim = _take_probe(ledger, stream, gate, probed, take, before=before, seconds=seconds)
+        claim = _take_probe(ledger, stream, gate, probed, take, before=before, seconds=seconds, only_fresh=only_fresh)
         return Taken(claim=claim, is_probe=claim is not None)
     gently = gate.breaker.state is BreakerState.HALF_OPEN
     if gently:
@@ -226,6 +227,7 @@ def _take_probe(
     *,
     before: datetime | None,
     seconds: float,
+    only_fresh: bool,
 ) -> Claim | None:
     """Let one record probe whether a partner is back; if possible not the one that probed last.
 
@@ -235,7 +237,7 @@ def _take_probe(
     ids: list[str] = []
     due: list[DueRecord] = []
     for _ in range(LOOKS_AT_MOST):
-        due = _find_probes(ledger, stream, gate, before=before)
+        due = _find_probes(ledger, stream, gate, before=before, only_fresh=only_fresh)
         split = split_by_order(ledger, stream, due, gate)
         aside = supersede_and_hold(ledger, stream, split)
         ids = [record.id for record in sorted(split.sendable, key=lambda record: record.op == "delete")]
@@ -256,10 +258,12 @@ def _take_probe(
     return claim
 
 
-def _find_probes(ledger: Ledger, stream: Stream, gate: Gate, *, before: datetime | None) -> list[DueRecord]:
+def _find_probes(
+    ledger: Ledger, stream: Stream, gate: Gate, *, before: datetime | None, only_fresh: bool
+) -> list[DueRecord]:
     find = partial(ledger.records.find_due, stream.name, limit=PROBES_LOOKED_AT, before=before)
     newest = find(fresh=True, newest=True) if gate.hold.paused else []
-    due = [*newest, *find(fresh=True), *find(fresh=False)]
+    due = [*newest, *find(fresh=True), *([] if only_fresh else find(fresh=False))]
     return list({record.id: record for record in due}.values())
 
 

@@ -86,6 +86,44 @@ def test_a_partner_that_is_down_is_not_called_and_no_record_uses_up_its_tries(ba
         assert "HTTP 500" in breaker(backlog)["reason"]
 
 
+def test_a_new_record_does_not_wait_for_the_long_pause_after_probes_of_records_that_always_fail(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
+    """Invariant 12. Fails without `fresh_until` in `breakers.py:_kept_open`."""
+    source_db.create_orders(10)
+    testbed.poll()
+    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
+    with RowPartner(lambda row: 503 if row <= 10 else 201) as server:
+        bring_down(testbed, server.url)
+        assert len(server.calls) == 10
+        for _ in range(4):
+            end_pause(testbed)
+            testbed.make_retries_due()
+            assert testbed.deliver() == {"retrying": 1}
+        pause = (breaker(testbed)["until"] - breaker(testbed)["fresh_until"]).total_seconds()
+        assert pause > 400
+        source_db.add_orders([11])
+        testbed.poll()
+        testbed.make_retries_due()
+        assert testbed.deliver() == {}, "the shortest pause is kept"
+        testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.fresh_until": PAST}})
+        assert testbed.deliver()["delivered"] == 1
+        assert server.calls.count(11) == 1
+    assert testbed.states()[11] == ["delivered"]
+
+
+def test_a_record_that_has_failed_waits_for_the_whole_pause(testbed: Testbed, source_db: SourceDb) -> None:
+    source_db.create_orders(10)
+    testbed.poll()
+    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
+        bring_down(testbed, down.url)
+        assert testbed.deliver() == {"retrying": 1}
+        testbed.make_retries_due()
+        testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.fresh_until": PAST}})
+        assert testbed.deliver() == {}
+
+
 def test_one_at_a_time_asks_whether_the_partner_is_back(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         bring_down(backlog, down.url)

@@ -15,9 +15,17 @@ OPEN, HALF, CLOSED = BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLO
 
 
 def report(
-    ledger: Ledger, calls: int, failures: int, batch: str = "batch", *, stream: str = "erp", rest: float | None = None
+    ledger: Ledger,
+    calls: int,
+    failures: int,
+    batch: str = "batch",
+    *,
+    stream: str = "erp",
+    rest: float | None = None,
+    is_retry: bool = False,
 ) -> BreakerState:
-    tally = Tally(calls=calls, failures=failures, reason="HTTP 503" if failures else "", rest_seconds=rest)
+    reason = "HTTP 503" if failures else ""
+    tally = Tally(calls=calls, failures=failures, reason=reason, rest_seconds=rest, is_retry=is_retry)
     return ledger.breakers.report(stream, tally, token=batch, rules=RULES)
 
 
@@ -84,6 +92,33 @@ def test_only_one_probe_at_a_time_is_allowed(ledger: Ledger, database: Any) -> N
     assert (gate.is_probe_due, gate.admits("p1"), gate.admits("p2"), gate.last_probe) == (False, True, False, "r1")
     ledger.breakers.release_probe("erp", token="p1")
     assert load(ledger).is_probe_due
+
+
+@pytest.mark.parametrize(
+    ("is_retry", "rest", "seconds"), [(True, None, 30), (True, 80.0, 80), (False, None, None), (False, 80.0, None)]
+)
+def test_after_the_probe_of_a_record_that_had_failed_a_new_one_waits_for_the_shortest_pause(
+    ledger: Ledger, database: Any, is_retry: bool, rest: float | None, seconds: float | None
+) -> None:
+    report(ledger, 10, 10)
+    for number in range(2):
+        wait_over(database)
+        ledger.breakers.acquire_probe("erp", token=f"p{number}", record="r", seconds=60.0)
+        report(ledger, 1, 1, batch=f"p{number}", rest=rest, is_retry=is_retry)
+    until = database.streams.find_one({"_id": "erp"})["breaker"].get("fresh_until")
+    if seconds is None:
+        assert until is None
+    else:
+        left = (until.replace(tzinfo=UTC) - ledger.streams.server_time()).total_seconds()
+        assert seconds - 10 < left <= seconds
+    assert not load(ledger).is_fresh_probe_due
+    assert not ledger.breakers.acquire_probe("erp", token="p", record="new", seconds=60.0)
+    if seconds is not None:
+        database.streams.update_one({"_id": "erp"}, {"$set": {"breaker.fresh_until": PAST}})
+        gate = load(ledger)
+        assert (gate.is_probe_due, gate.is_fresh_probe_due) == (False, True)
+        assert ledger.breakers.acquire_probe("erp", token="p", record="new", seconds=60.0)
+        assert not load(ledger).is_fresh_probe_due, "one probes at a time"
 
 
 def test_a_probe_that_fails_doubles_the_pause_up_to_the_longest(ledger: Ledger, database: Any) -> None:

@@ -29,9 +29,12 @@ SLOW = {"acceptance", "faults"}
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("syncctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("syncctl")
+# In the background of a shell SIGINT is ignored, and under nohup SIGHUP: each command that a test starts would ignore
+# them too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # So it is where a shell runs the tests in the background, and each command that they interrupt would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

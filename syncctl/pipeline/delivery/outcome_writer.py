@@ -309,7 +309,7 @@ def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
         ),
         attempts=len(outcomes),
         accepted=sum(outcome.verdict is Verdict.ACCEPTED and outcome.lookup is None for outcome in outcomes),
-        is_retry=all(record.attempt > 1 for record in batch.claim.records),
+        is_retry=all(record.is_retry for record in batch.claim.records),
     )
     state = ledger.breakers.report(stream.name, tally, token=batch.claim.token, rules=partner.breaker)
     if state is BreakerState.OPEN:

@@ -112,6 +112,19 @@ def test_a_new_record_does_not_wait_for_the_long_pause_after_probes_of_records_t
     assert testbed.states()[11] == ["delivered"]
 
 
+def test_the_pause_grows_while_replayed_records_probe(testbed: Testbed, source_db: SourceDb) -> None:
+    """A replayed record begins anew, and a probe by it says as much as one by a new record."""
+    source_db.create_orders(10)
+    testbed.poll()
+    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
+        bring_down(testbed, down.url)
+        changes: list[dict[str, Any]] = [{"$set": {"fresh": True, "attempts_before": "$attempts", "due_at": PAST}}]
+        testbed.database.records.update_many({}, changes)
+        assert testbed.deliver() == {"retrying": 1}
+    assert "fresh_until" not in breaker(testbed)
+
+
 def test_a_record_that_has_failed_waits_for_the_whole_pause(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(10)
     testbed.poll()

@@ -66,7 +66,8 @@ class Runs:
             for place, when, order in (("before", {"$gt": at}, 1), ("after", {"$lte": at}, -1)):
                 for run in self._runs.find({"stream": stream, "started_at": when}, sort=[("started_at", order)]):
                     cursor: Cursor | None = run.get("cursors", {}).get(place)
-                    if cursor is not None:
+                    # A run before which nothing had been read begins without a cursor.
+                    if cursor is not None or (place == "before" and place in run.get("cursors", {})):
                         return cursor
         before: Cursor | None = first.get("cursors", {}).get("before")
         return before

@@ -167,6 +167,12 @@ class Reconciliation:
                 kept_since = max(kept_since, cleaned_before)
             if at is None or at < kept_since:
                 return self.ledger.runs.find_cursor_since(name, kept_since)
+            cursor = find_place(self.ledger, self.stream, self.reader, at)
+            known = self.ledger.runs.find_cursor(name, kept_since)
+            if known is not None and known[0] == cursor:
+                # A run that was in progress at both times may have read any of its rows before the earlier one.
+                return self.ledger.runs.find_cursor_since(name, kept_since)
+            return cursor
         return None if at is None else find_place(self.ledger, self.stream, self.reader, at)
 
     def _name_pages(self, pages: Iterator[list[Scanned]]) -> Iterator[list[tuple[NamedRow, SourceRow]]]:

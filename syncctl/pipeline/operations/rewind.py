@@ -197,10 +197,11 @@ def _refuse_forgotten(ledger: Ledger, stream: Stream, reader: "StreamReader", af
     if rows is not None and known is not None and rows <= known:
         return
     at = f"{cleaned_before:%Y-%m-%dT%H:%M:%SZ}"
+    place = at if kept is None else show_cursor(kept)
     raise UsageError(
         f"a rewind of {stream.name} to {show_cursor(after)} would send rows again that were sent before",
         why=f"under append_only, only records show which rows were sent, and those finished before {at} are removed",
-        hint=f"go back to a later place (--to {at}); or, to send every row that is read again: --resend",
+        hint=f"go back to a later place (--to {place}); or, to send every row that is read again: --resend",
     )
 
 

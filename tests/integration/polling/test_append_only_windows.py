@@ -164,9 +164,9 @@ def test_records_of_a_quiet_stream_without_a_window_are_removed(testbed: Testbed
 # What reaches back further than a window.
 
 
-def compare(testbed: Testbed, days: float) -> tuple[int, int | None]:
+def compare(testbed: Testbed, days: float, since: datetime | None = None) -> tuple[int, int | None]:
     with open_scratch() as scratch, StreamReader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
-        options: dict[str, Any] = {"since": None, "wake": lambda: False, "worker": "me", "show": lambda _: None}
+        options: dict[str, Any] = {"since": since, "wake": lambda: False, "worker": "me", "show": lambda _: None}
         found = Reconciliation(
             ledger=testbed.ledger, stream=testbed.stream, reader=reader, scratch=scratch,
             retention_seconds=days * DAY, **options,
@@ -229,6 +229,37 @@ def test_a_poll_that_was_running_at_that_time_has_read_rows_before_it(
     assert compare(testbed, 30) == (2 if has_later_polls else 0, 0)
     with pytest.raises(UsageError, match="would send rows again"):
         rewind(testbed, "beginning")
+
+
+def test_a_comparison_since_a_time_leaves_out_rows_of_a_poll_whose_records_are_gone(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
+    testbed.change_stream(append_only=True)
+    source_db.create_orders(2)
+    work(testbed)
+    let_hours_pass(testbed.database, 1)
+    source_db.add_orders([3, 4, 5])
+    work(testbed)
+    testbed.database.runs.update_many({"read": 3}, {"$set": {"duration_ms": 36 * 3_600_000.0}})
+    let_hours_pass(testbed.database, 24 * 5)
+    source_db.add_orders([6, 7])
+    work(testbed)
+    assert pass_days(testbed, 3, delivered=7 * DAY) == 5
+    cleaned = testbed.database.streams.find_one()["cleaned_before"].replace(tzinfo=UTC)
+    assert compare(testbed, 30, since=cleaned + timedelta(hours=2)) == (2, 0)
+
+
+def test_all_rows_are_compared_if_the_polls_before_have_failed(testbed: Testbed, source_db: SourceDb) -> None:
+    testbed.change_stream(append_only=True)
+    source_db.create_orders(5)
+    work(testbed)
+    source_db.add_orders([6])
+    let_hours_pass(testbed.database, 1)
+    work(testbed)
+    at = testbed.ledger.streams.server_time() - timedelta(hours=2)
+    failed = {"stream": "orders", "started_at": at - timedelta(hours=1), "cursors": {"before": None, "after": None}}
+    testbed.database.runs.insert_one(failed)
+    assert testbed.ledger.runs.find_cursor_since("orders", at) is None
 
 
 @pytest.mark.parametrize("is_interrupted", [False, True])

@@ -99,6 +99,8 @@ def _force_on_next_signal(**_: object) -> None:
     out.say("stopping after the calls in progress; press Ctrl-C again to stop at once")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _force)
+    # Whoever has pressed Ctrl-C may close the terminal before the calls have ended.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _stop_on_hangup(sender: Any, **_: object) -> None:

@@ -42,9 +42,9 @@ def test_a_graceful_stop_is_exit_code_0(
     assert command.wait() == 0, command.log
 
 
-@pytest.mark.parametrize("how", ["interrupt", "hang_up"])
+@pytest.mark.parametrize("how", [("interrupt",), ("hang_up",), ("interrupt", "hang_up"), ("terminate", "hang_up")])
 def test_the_first_ctrl_c_and_a_terminal_that_closes_let_calls_end(
-    how: str,
+    how: tuple[str, ...],
     run_syncctl: Run,
     start_syncctl: Start,
     settings_dir: Path,
@@ -56,7 +56,10 @@ def test_the_first_ctrl_c_and_a_terminal_that_closes_let_calls_end(
     run_syncctl("poll", "--once", cwd=settings_dir)
     worker = start_syncctl("worker", "--concurrency", "2", cwd=settings_dir)
     eventually(partner.calls)
-    getattr(worker, how)()
+    for number, act in enumerate(how):
+        if number:
+            worker.wait_for_log("press Ctrl-C again to stop at once")
+        getattr(worker, act)()
     assert worker.wait() == 0, worker.log
     counts = run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]["counts"]
     assert counts["sending"] == 0

@@ -93,6 +93,17 @@ class _Response(aiohttp.ClientResponse):
             await asyncio.wait([self._writer])
 
 
+async def _finish_request(response: _Response, ending: asyncio.Timeout) -> bool:
+    """Wait until the request has left; False when the deadline has ended the call first. Its answer is complete."""
+    try:
+        await response.finish_request()
+    except asyncio.CancelledError:
+        if not ending.expired():
+            raise
+        return False
+    return True
+
+
 class _Connector(aiohttp.TCPConnector):
     """Notes for a call that its connection is established, so that its bytes may be sent; and which ones are idle."""
 
@@ -264,9 +275,6 @@ class Transport:
                 if not piece:
                     break
                 read += piece
-            if 200 <= response.status <= 299 and len(read) <= self._response_at_most:
-                # A partner that accepts a row before it has read it still needs the rest.
-                await response.finish_request()
         except Exception as cause:  # noqa: BLE001 - it is reported together with the status
             error = cause
         except asyncio.CancelledError:
@@ -278,7 +286,11 @@ class Transport:
             # The reader raises before it returns the bytes that had arrived by then.
             read += b"".join(response.content._buffer)
         is_capped = len(read) > self._response_at_most
-        if error is not None or is_capped:
+        is_sent = True
+        if 200 <= response.status <= 299 and error is None and not is_capped:
+            # A partner that accepts a row before it has read it still needs the rest.
+            is_sent = await _finish_request(response, ending)
+        if error is not None or is_capped or not is_sent:
             response.close()
         else:
             response.release()

@@ -24,6 +24,8 @@ log = get_logger(__name__)
 
 P = ParamSpec("P")
 
+RESULTS_READ_WITHIN_SECONDS = 3.0
+
 _connections: dict[int, Connections] = {}
 _shared: dict[str, Any] = {"stopping": None, "slots": None, "count": 0}
 
@@ -159,6 +161,19 @@ def _share(sender: Any = None, **_: object) -> None:
     _shared["slots"] = Slots(count_delivery_slots(count))
     _shared["count"] = count
     _check_project(sender.app)
+
+
+@signals.worker_init.connect(weak=False)
+def limit_wait_for_results(**_: object) -> None:
+    """Let a pool process that ends wait for a few seconds until the main process has read its results.
+
+    billiard lets it wait for half a minute, also if the main process is stopping and reads none any more. A result that
+    is not read does no harm: the ledger has the outcomes.
+    """
+    from billiard import pool
+
+    interval = pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
+    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = round(RESULTS_READ_WITHIN_SECONDS / interval)
 
 
 @signals.beat_init.connect(weak=False)

@@ -87,21 +87,17 @@ class _Response(aiohttp.ClientResponse):
         if self._writer is None:
             super()._response_eof()
 
-    async def finish_request(self) -> None:
-        """Wait until the request has left, or can no longer leave."""
-        if self._writer is not None:
+    async def finish_request(self, ending: asyncio.Timeout) -> bool:
+        """Wait until the request has left, or can no longer leave; return False if the deadline ends the call first."""
+        if self._writer is None:
+            return True
+        try:
             await asyncio.wait([self._writer])
-
-
-async def _finish_request(response: _Response, ending: asyncio.Timeout) -> bool:
-    """Wait until the request has left; False when the deadline has ended the call first. Its answer is complete."""
-    try:
-        await response.finish_request()
-    except asyncio.CancelledError:
-        if not ending.expired():
-            raise
-        return False
-    return True
+        except asyncio.CancelledError:
+            if not ending.expired():
+                raise
+            return False
+        return True
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -286,14 +282,14 @@ class Transport:
             # The reader raises before it returns the bytes that had arrived by then.
             read += b"".join(response.content._buffer)
         is_capped = len(read) > self._response_at_most
-        is_sent = True
-        if 200 <= response.status <= 299 and error is None and not is_capped:
+        is_reusable = error is None and not is_capped
+        if is_reusable and 200 <= response.status <= 299:
             # A partner that accepts a row before it has read it still needs the rest.
-            is_sent = await _finish_request(response, ending)
-        if error is not None or is_capped or not is_sent:
-            response.close()
-        else:
+            is_reusable = await response.finish_request(ending)
+        if is_reusable:
             response.release()
+        else:
+            response.close()
         coding = response.headers.get("Content-Encoding", "")
         body, coding, is_broken = unpack_body(
             bytes(read[: self._response_at_most]), coding, at_most=self._response_at_most

@@ -50,7 +50,7 @@ class Runs:
         runs = self._runs.find({"stream": stream, "started_at": {"$lte": at}}, sort=[("started_at", -1)])
         for run in runs:
             ended_at = run["started_at"] + timedelta(milliseconds=float(run.get("duration_ms", 0)))
-            cursor: Cursor | None = run.get("cursors", {}).get("after" if ended_at <= at else "before")
+            cursor = _cursor_of(run, "after" if ended_at <= at else "before")
             if cursor is not None:
                 return cursor, run.get("place")
         return None
@@ -63,14 +63,14 @@ class Runs:
         """
         first = self._runs.find_one({"stream": stream}, sort=[("started_at", 1)]) or {}
         if first and first["started_at"] <= at:
-            for place, when, order in (("before", {"$gt": at}, 1), ("after", {"$lte": at}, -1)):
-                for run in self._runs.find({"stream": stream, "started_at": when}, sort=[("started_at", order)]):
-                    cursor: Cursor | None = run.get("cursors", {}).get(place)
-                    # A run before which nothing had been read begins without a cursor.
-                    if cursor is not None or (place == "before" and place in run.get("cursors", {})):
-                        return cursor
-        before: Cursor | None = first.get("cursors", {}).get("before")
-        return before
+            # Where nothing had been read, `before` is there and null.
+            later = {"stream": stream, "started_at": {"$gt": at}, "cursors.before": {"$exists": True}}
+            if (run := self._runs.find_one(later, sort=[("started_at", 1)])) is not None:
+                return _cursor_of(run, "before")
+            earlier = {"stream": stream, "started_at": {"$lte": at}, "cursors.after": {"$type": "object"}}
+            if (run := self._runs.find_one(earlier, sort=[("started_at", -1)])) is not None:
+                return _cursor_of(run, "after")
+        return _cursor_of(first, "before")
 
     @edge
     def find_history_start(self, stream: str) -> datetime | None:
@@ -93,3 +93,8 @@ class Runs:
             self._runs.delete_many({"started_at": {"$lt": before}}).deleted_count
             + self._runs.delete_many(empty).deleted_count
         )
+
+
+def _cursor_of(run: Mapping[str, Any], place: str) -> Cursor | None:
+    cursor: Cursor | None = run.get("cursors", {}).get(place)
+    return cursor

@@ -16,17 +16,17 @@ from syncctl.core.breaker import (
     BreakerRules,
     BreakerState,
 )
-from syncctl.ledger.expressions import SENT_BY_MINUTE, counted_by_minute, in_future, or_absent
+from syncctl.ledger.expressions import SENT_BY_MINUTE, counted_by_minute, doubled_pause_ms, in_future, or_absent
 from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
 _NO_PROBE: Doc = {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}
 _IS_DUE: Doc = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _NO_PROBE]}
-_IS_FRESH_DUE: Doc = {"$and": [
+_IS_DUE_FOR_FRESH: Doc = {"$or": [_IS_DUE, {"$and": [
     {"$eq": [{"$type": "$breaker.fresh_until"}, "date"]}, {"$lte": ["$breaker.fresh_until", "$$NOW"]}, _NO_PROBE,
-]}  # fmt: skip
-GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": _IS_DUE, "is_fresh_probe_due": _IS_FRESH_DUE}
+]}]}  # fmt: skip
+GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": _IS_DUE, "is_fresh_probe_due": _IS_DUE_FOR_FRESH}
 """The fields of a stream's document that `read_breaker` needs."""
 
 
@@ -96,8 +96,12 @@ class Breakers:
     @edge
     def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
         """Take the right to be the probe of an open circuit; there is one at a time."""
-        is_due = {"$or": [_IS_DUE, _IS_FRESH_DUE]}
-        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, "$expr": is_due}
+        query = {
+            "_id": stream,
+            "breaker.state": _OPEN,
+            "breaker.until": {"$type": "date"},
+            "$expr": _IS_DUE_FOR_FRESH,
+        }
         probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
         return self._streams.update_one(query, [{"$set": probe}]).matched_count == 1
 
@@ -205,8 +209,7 @@ def _next_stage(allowed: Any) -> Doc:
 def _opened(tally: Tally, rules: BreakerRules) -> Doc:
     times = {"$ifNull": ["$breaker.times", 0]}
     longest = round(rules.longest_open_seconds * 1000)
-    doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
-    pause: Any = doubled if tally.rest_seconds is None else round(tally.rest_seconds * 1000)
+    pause: Any = doubled_pause_ms(rules, times) if tally.rest_seconds is None else round(tally.rest_seconds * 1000)
     is_open = {"$in": [{"$ifNull": ["$breaker.state", _CLOSED]}, [_OPEN, _HALF]]}
     return {
         "state": _OPEN,
@@ -227,10 +230,8 @@ def _kept_open(tally: Tally, rules: BreakerRules) -> Doc:
     opened = _opened(tally, rules)
     if not tally.is_retry:
         return opened
-    shortest: Doc = {"$add": ["$$NOW", round(rules.open_seconds * 1000)]}
-    if tally.rest_seconds is not None:
-        shortest = opened["until"]
-    return {**opened, "fresh_until": {"$min": [opened["until"], shortest]}}
+    soonest = in_future(rules.open_seconds) if tally.rest_seconds is None else opened["until"]
+    return {**opened, "fresh_until": {"$min": [opened["until"], soonest]}}
 
 
 def _half_opened() -> Doc:

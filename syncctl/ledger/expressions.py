@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from syncctl.core.breaker import BreakerRules
 from syncctl.core.clock import boot_time
 
 Doc = dict[str, Any]
@@ -18,6 +19,8 @@ MINUTES_KEPT = 35
 LOGGED_BY_MINUTE = "minutes.logged"
 SENT_BY_MINUTE = "minutes.sent"
 """The fields of a stream's document that count by minute: the records that polls logged, and the calls."""
+DOUBLED_AT_MOST = 20
+"""How often a pause doubles, so that the number stays one that MongoDB can add to a date."""
 IN_FLIGHT_FIELDS = ["lease", "in_flight_key", "in_flight_retry"]
 """Fields that are set only while a record is in flight."""
 
@@ -44,6 +47,11 @@ class ClockReading:
     def at_boot_time(self, instant: float) -> datetime:
         """Return MongoDB's time at an instant of this machine's `boot_time`."""
         return self.at + timedelta(seconds=instant - self.read_at)
+
+
+def doubled_pause_ms(rules: BreakerRules, times: Any) -> Doc:
+    """Return the milliseconds of a pause that has doubled this many times; its limit is the caller's to apply."""
+    return {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, DOUBLED_AT_MOST]}]}]}
 
 
 def in_future(seconds: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from pymongo.collection import Collection
 
 from syncctl.core.breaker import BreakerRules
-from syncctl.ledger.expressions import SYNCCTL, in_future, is_pause_over, or_zero, paused_by
+from syncctl.ledger.expressions import SYNCCTL, doubled_pause_ms, in_future, is_pause_over, or_zero, paused_by
 from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
@@ -34,10 +34,13 @@ class Hold:
     #: The batch that probes; None while none does.
     probe: str | None = None
     is_probe_due: bool = False
-    #: As in `BreakerGate`; a pause makes no difference between records.
-    is_fresh_probe_due: bool = False
     #: The record that probed last; another one probes next.
     last_probe: str | None = None
+
+    @property
+    def is_fresh_probe_due(self) -> bool:
+        """Whether a record that was never sent may probe; a pause makes no difference between records."""
+        return self.is_probe_due
 
     def admits(self, token: str) -> bool:
         """Tell whether a batch may make its calls."""
@@ -145,8 +148,7 @@ class Holds:
             rest_seconds: The delay that the partner asked for with `Retry-After`.
         """
         times = {"$add": [or_zero("paused.times"), 1]}
-        doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
-        wait: Any = {"$min": [round(rules.longest_open_seconds * 1000), doubled]}
+        wait: Any = {"$min": [round(rules.longest_open_seconds * 1000), doubled_pause_ms(rules, times)]}
         if rest_seconds is not None:
             wait = {"$max": [wait, round(rest_seconds * 1000)]}
         changes: Doc = {"paused.times": times, "paused.until": {"$add": ["$$NOW", wait]}}

@@ -118,7 +118,7 @@ def _look(
     probed = _list_probed(ledger, stream, gate, partner_hold)
     if probed:
         only_fresh = not all(state.is_probe_due for _, _, state in probed)
-        if only_fresh and not all(state.is_probe_due or state.is_fresh_probe_due for _, _, state in probed):
+        if only_fresh and not all(state.is_fresh_probe_due for _, _, state in probed):
             return Taken()
         seconds = max(PROBE_SECONDS, 2 * partner.timeout_seconds)
         claim = _take_probe(ledger, stream, gate, probed, take, before=before, seconds=seconds, only_fresh=only_fresh)

@@ -37,6 +37,15 @@ def backlog(testbed: Testbed, source_db: SourceDb) -> Testbed:
     return testbed
 
 
+@pytest.fixture
+def ten_orders(testbed: Testbed, source_db: SourceDb) -> Testbed:
+    """As many records as have to fail before the circuit opens."""
+    source_db.create_orders(10)
+    testbed.poll()
+    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
+    return testbed
+
+
 def meet(testbed: Testbed, url: str) -> None:
     testbed.partner = replace(testbed.partner, url=url)
 
@@ -87,54 +96,45 @@ def test_a_partner_that_is_down_is_not_called_and_no_record_uses_up_its_tries(ba
 
 
 def test_a_new_record_does_not_wait_for_the_long_pause_after_probes_of_records_that_always_fail(
-    testbed: Testbed, source_db: SourceDb
+    ten_orders: Testbed, source_db: SourceDb
 ) -> None:
     """Invariant 12. Fails without `fresh_until` in `breakers.py:_kept_open`."""
-    source_db.create_orders(10)
-    testbed.poll()
-    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
     with RowPartner(lambda row: 503 if row <= 10 else 201) as server:
-        bring_down(testbed, server.url)
+        bring_down(ten_orders, server.url)
         assert len(server.calls) == 10
         for _ in range(4):
-            end_pause(testbed)
-            testbed.make_retries_due()
-            assert testbed.deliver() == {"retrying": 1}
-        pause = (breaker(testbed)["until"] - breaker(testbed)["fresh_until"]).total_seconds()
+            end_pause(ten_orders)
+            ten_orders.make_retries_due()
+            assert ten_orders.deliver() == {"retrying": 1}
+        pause = (breaker(ten_orders)["until"] - breaker(ten_orders)["fresh_until"]).total_seconds()
         assert pause > 400
         source_db.add_orders([11])
-        testbed.poll()
-        testbed.make_retries_due()
-        assert testbed.deliver() == {}, "the shortest pause is kept"
-        testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.fresh_until": PAST}})
-        assert testbed.deliver()["delivered"] == 1
+        ten_orders.poll()
+        ten_orders.make_retries_due()
+        assert ten_orders.deliver() == {}, "the shortest pause is kept"
+        ten_orders.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.fresh_until": PAST}})
+        assert ten_orders.deliver()["delivered"] == 1
         assert server.calls.count(11) == 1
-    assert testbed.states()[11] == ["delivered"]
+    assert ten_orders.states()[11] == ["delivered"]
 
 
-def test_the_pause_grows_while_replayed_records_probe(testbed: Testbed, source_db: SourceDb) -> None:
+def test_the_pause_grows_while_replayed_records_probe(ten_orders: Testbed) -> None:
     """A replayed record begins anew, and a probe by it says as much as one by a new record."""
-    source_db.create_orders(10)
-    testbed.poll()
-    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
-        bring_down(testbed, down.url)
+        bring_down(ten_orders, down.url)
         changes: list[dict[str, Any]] = [{"$set": {"fresh": True, "attempts_before": "$attempts", "due_at": PAST}}]
-        testbed.database.records.update_many({}, changes)
-        assert testbed.deliver() == {"retrying": 1}
-    assert "fresh_until" not in breaker(testbed)
+        ten_orders.database.records.update_many({}, changes)
+        assert ten_orders.deliver() == {"retrying": 1}
+    assert "fresh_until" not in breaker(ten_orders)
 
 
-def test_a_record_that_has_failed_waits_for_the_whole_pause(testbed: Testbed, source_db: SourceDb) -> None:
-    source_db.create_orders(10)
-    testbed.poll()
-    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
+def test_a_record_that_has_failed_waits_for_the_whole_pause(ten_orders: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
-        bring_down(testbed, down.url)
-        assert testbed.deliver() == {"retrying": 1}
-        testbed.make_retries_due()
-        testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.fresh_until": PAST}})
-        assert testbed.deliver() == {}
+        bring_down(ten_orders, down.url)
+        assert ten_orders.deliver() == {"retrying": 1}
+        ten_orders.make_retries_due()
+        ten_orders.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.fresh_until": PAST}})
+        assert ten_orders.deliver() == {}
 
 
 def test_one_at_a_time_asks_whether_the_partner_is_back(backlog: Testbed) -> None:

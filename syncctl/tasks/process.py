@@ -25,6 +25,7 @@ log = get_logger(__name__)
 P = ParamSpec("P")
 
 RESULTS_READ_WITHIN_SECONDS = 3.0
+"""How long a pool process that ends waits until the main process has read its results."""
 
 _connections: dict[int, Connections] = {}
 _shared: dict[str, Any] = {"stopping": None, "slots": None, "count": 0}
@@ -165,7 +166,7 @@ def _share(sender: Any = None, **_: object) -> None:
 
 @signals.worker_init.connect(weak=False)
 def limit_wait_for_results(**_: object) -> None:
-    """Let a pool process that ends wait for a few seconds until the main process has read its results.
+    """Let no pool process that ends wait for long until the main process has read its results.
 
     billiard lets it wait for half a minute, also if the main process is stopping and reads none any more. A result that
     is not read does no harm: the ledger has the outcomes.

@@ -72,12 +72,12 @@ def test_streams_whose_records_are_done_cost_a_loop_nothing(testbed: Testbed, pa
     With hundreds of streams, what is known of the first is then stale before the last has been looked at, and no call
     begins on that.
     """
-    began = threading.Event()
+    began, release = threading.Event(), threading.Event()
 
     def hang(peer: Peer) -> None:
         while peer.read_request():
             began.set()
-            time.sleep(4.0)
+            release.wait(60)
             peer.answer("200 OK")
 
     with HostilePartner(hang) as server:
@@ -98,11 +98,14 @@ def test_streams_whose_records_are_done_cost_a_loop_nothing(testbed: Testbed, pa
         running = threading.Thread(target=loop.run, args=("orders",))
         running.start()
         assert began.wait(10)
-        eventually(lambda: len(partner.calls()) == 30, 10)
-        time.sleep(0.5)
+        eventually(
+            lambda: [record["stream"] for record in testbed.records(state={"$ne": "delivered"})] == ["orders"], 30
+        )
+        time.sleep(1.0)  # the last look at each stream
         testbed.database.command("profile", 2)
         time.sleep(2.0)
         testbed.database.command("profile", 0)
+        release.set()
         running.join(20)
         for client in clients.values():
             client.close()

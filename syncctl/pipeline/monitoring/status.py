@@ -78,12 +78,18 @@ def read_status(
     names = [*configured, *removed]
     totals = ledger.reports.load_finished(names)
     known = ledger.partners.load_all()
-    partners = {
-        name: _partner(name, known.get(name, {}), _list_documents(documents, configured, name), now)
-        for name in sorted({*(plan.partner for plan in configured.values()), *known})
-    }
     facts = gather_facts(ledger, configured, documents=documents, partners=known, now=now)
     live = {name: stream.counts for name, stream in facts.items()} | ledger.records.count_states(removed)
+    breakers = {name: _breaker(document, live[name]) for name, document in documents.items() if "breaker" in document}
+    partners = {
+        name: _partner(
+            name,
+            known.get(name, {}),
+            [breakers[stream] for stream, plan in configured.items() if plan.partner == name and stream in breakers],
+            now,
+        )
+        for name in sorted({*(plan.partner for plan in configured.values()), *known})
+    }
     waiting = {name: stream.waiting for name, stream in facts.items()} | ledger.sequencing.count(removed)
     obstacles = {name: find_obstacles(ledger, stream) for name, stream in facts.items()}
     streams = tuple(
@@ -208,15 +214,9 @@ def _stream(
         "oldest_due_seconds": round((now - oldest).total_seconds(), 1) if oldest else None,
         "backlog": sum(counts[state] for state in UNFINISHED_COUNTS),
         "rates": read_flow(document.get("minutes"), now).rates,
-        **_breaker(document),
+        **_breaker(document, live),
         "counts": counts,
     }
-
-
-def _list_documents(
-    documents: Mapping[str, Mapping[str, Any]], configured: Mapping[str, StreamPlan], partner: str
-) -> list[Mapping[str, Any]]:
-    return [documents.get(stream, {}) for stream, plan in configured.items() if plan.partner == partner]
 
 
 def _pause(paused: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -231,28 +231,31 @@ def _pause(paused: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _breaker(stream: Mapping[str, Any]) -> dict[str, Any]:
+def _breaker(stream: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of a stream's circuit; a record that was never sent may probe sooner than a retry."""
     breaker = stream.get("breaker", {})
     state = breaker.get("state", BreakerState.CLOSED.value)
+    until = breaker.get("until")
     return {
         "breaker": state,
         "breaker_reason": breaker.get("reason") if state != BreakerState.CLOSED.value else None,
-        "next_probe_at": breaker.get("until") if state == BreakerState.OPEN.value else None,
+        "next_probe_at": (breaker.get("fresh_until", until) if live.get("pending") else until)
+        if state == BreakerState.OPEN.value
+        else None,
     }
 
 
 def _partner(
-    name: str, document: Mapping[str, Any], streams: Sequence[Mapping[str, Any]], now: datetime
+    name: str, document: Mapping[str, Any], breakers: Sequence[Mapping[str, Any]], now: datetime
 ) -> dict[str, Any]:
     """Return the state of a partner; its circuit is open if it is open for all of its streams that have called it."""
     paused = find_pause(document, now)
-    breakers = [_breaker(stream) for stream in streams if "breaker" in stream] or [_breaker({})]
     return {
         "partner": name,
         "paused": paused is not None,
         "paused_reason": paused.get("reason") if paused else None,
         **_pause(paused),
-        **min(breakers, key=lambda breaker: BREAKERS_BEST_FIRST.index(breaker["breaker"])),
+        **min(breakers or [_breaker({}, {})], key=lambda breaker: BREAKERS_BEST_FIRST.index(breaker["breaker"])),
         "in_flight": count_permits(document, now),
     }
 

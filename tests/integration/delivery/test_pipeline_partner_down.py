@@ -19,6 +19,8 @@ from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline.delivery.delivery_gate import LOOK_EVERY_SECONDS
 from syncctl.pipeline.delivery.dispatch import PROBE_SECONDS, Taken
+from syncctl.pipeline.monitoring.obstacles import StreamPlan
+from syncctl.pipeline.monitoring.status import read_status
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
 from tests.harness.http_partner import RowPartner
 from tests.harness.meddling_client import MeddlingClient, once
@@ -57,6 +59,12 @@ def end_pause(testbed: Testbed) -> None:
 def breaker(testbed: Testbed) -> dict[str, Any]:
     found: dict[str, Any] = testbed.database.streams.find_one({"_id": "orders"}).get("breaker", {})
     return found
+
+
+def next_probe(testbed: Testbed) -> Any:
+    status = read_status(ledger=testbed.ledger, configured={"orders": StreamPlan(partner="default")}, messages=0)
+    assert status.partners[0]["next_probe_at"] == status.streams[0]["next_probe_at"]
+    return status.streams[0]["next_probe_at"]
 
 
 def tries(testbed: Testbed) -> list[int]:
@@ -108,8 +116,10 @@ def test_a_new_record_does_not_wait_for_the_long_pause_after_probes_of_records_t
             assert ten_orders.deliver() == {"retrying": 1}
         pause = (breaker(ten_orders)["until"] - breaker(ten_orders)["fresh_until"]).total_seconds()
         assert pause > 400
+        assert next_probe(ten_orders) == breaker(ten_orders)["until"]
         source_db.add_orders([11])
         ten_orders.poll()
+        assert next_probe(ten_orders) == breaker(ten_orders)["fresh_until"], "of the record that may probe first"
         ten_orders.make_retries_due()
         assert ten_orders.deliver() == {}, "the shortest pause is kept"
         ten_orders.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.fresh_until": PAST}})

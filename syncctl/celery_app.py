@@ -154,7 +154,7 @@ def make_app(settings: Settings) -> SyncctlApp:
         task_default_queue=CONTROL,
         task_routes={"syncctl.deliver": {"queue": DELIVER}, "syncctl.poll": {"queue": POLL}},
         beat_schedule=make_schedule(settings),
-        beat_scheduler="syncctl.tasks.heartbeat:HeartbeatScheduler",
+        beat_scheduler="syncctl.tasks.scheduler:HeartbeatScheduler",
         beat_max_loop_interval=5,
         enable_utc=True,
         timezone="UTC",

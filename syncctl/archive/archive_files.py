@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -110,6 +110,11 @@ def require_archive(directory: Path) -> None:
             why=obstacle,
             hint=CREATE.format(shlex.quote(str(directory))),
         )
+
+
+def day_of(finished_at: datetime) -> date:
+    """Return the day of the file to which a record belongs that finished at a time: the day in UTC."""
+    return finished_at.astimezone(UTC).date()
 
 
 def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]) -> None:

@@ -36,8 +36,3 @@ def decide_sizes(stream: Stream, partner: Partner) -> Sizes:
         calls, seconds = partner.rate
         batch = min(batch, max(1, int(TAKEN_UNDER_A_RATE_SECONDS * calls / seconds)) * rows)
     return Sizes(batch=batch, window=window, retries=max(1, window // 2), rows=rows)
-
-
-def count_delivery_slots(concurrency: int) -> int:
-    """Return how many of a worker's processes deliver at once: one is kept for polls and maintenance."""
-    return max(1, concurrency - 1)

@@ -1,4 +1,4 @@
-"""The states of a record. docs/states.md has the diagram."""
+"""The states of a record, of which docs/states.md has the diagram, and of a circuit breaker."""
 
 from enum import StrEnum
 
@@ -37,3 +37,11 @@ def name_state(state: str, *, fresh: bool | None) -> str:
 def stored_state(name: str) -> str:
     """Return the state that is stored for one of `SELECTABLE`."""
     return State.PENDING.value if name == RETRYING else name
+
+
+class BreakerState(StrEnum):
+    """Closed: all calls are made. Open: only a probe. Half-open: few at first, more after each good batch."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from syncctl.core.breaker import BreakerRules
 from syncctl.core.column_masks import Mask
 from syncctl.core.mapping import FieldRule
 from syncctl.core.outcome import OutcomeRules
@@ -54,6 +53,20 @@ class Tls:
     client_key: str = ""
     client_key_password: str = field(default="", repr=False)
     verify: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BreakerRules:
+    """When the breaker opens, and when it lets a probe through."""
+
+    #: Minimum calls within a minute before the failure rate is judged.
+    minimum_calls: int = 10
+    #: The share of those calls that must have failed: without an answer, or with a 5xx.
+    failure_rate: float = 0.7
+    #: How long the breaker stays open before the first probe; doubles after each probe that fails.
+    open_seconds: float = 30.0
+    #: The limit of that doubling.
+    longest_open_seconds: float = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,8 @@ from http import HTTPStatus
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
+from syncctl.core.states import BreakerState
 from syncctl.core.stream import Partner
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
 from syncctl.ledger.holds import find_pause

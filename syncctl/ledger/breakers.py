@@ -8,18 +8,19 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.core.breaker import (
-    HALF_OPEN_ENDS_AT,
-    HALF_OPEN_STARTS_AT,
-    REMEMBERED_CALLS,
-    WINDOW_SECONDS,
-    BreakerRules,
-    BreakerState,
-)
+from syncctl.core.states import BreakerState
+from syncctl.core.stream import BreakerRules
 from syncctl.ledger.expressions import SENT_BY_MINUTE, counted_by_minute, doubled_pause_ms, in_future, or_absent
 from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
+WINDOW_SECONDS = 60.0
+REMEMBERED_CALLS = 50
+"""Caps how many earlier calls count, so that on a busy partner past successes don't hide a fresh outage."""
+HALF_OPEN_STARTS_AT = 2
+"""How many records may be in flight when the breaker becomes half-open."""
+HALF_OPEN_ENDS_AT = 64
+"""How many records may be in flight when the breaker closes; the number doubles after each stage without trouble."""
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
 _NO_PROBE: Doc = {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}
 _IS_DUE: Doc = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _NO_PROBE]}

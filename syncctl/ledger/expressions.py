@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from syncctl.core.breaker import BreakerRules
 from syncctl.core.clock import boot_time
+from syncctl.core.stream import BreakerRules
 
 Doc = dict[str, Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pymongo.collection import Collection
 
-from syncctl.core.breaker import BreakerRules
+from syncctl.core.stream import BreakerRules
 from syncctl.ledger.expressions import SYNCCTL, doubled_pause_ms, in_future, is_pause_over, or_zero, paused_by
 from syncctl.ledger.mongo_client import edge
 

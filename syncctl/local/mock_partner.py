@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from syncctl.core.durations import parse_duration
 from syncctl.errors import ExitCode
-from syncctl.local.mock_partner_account import Account, PartnerConfig, ReceivedCall, show_call, show_rows
+from syncctl.local.mock_partner_behaviour import Account, PartnerConfig, ReceivedCall, show_call, show_rows
 from syncctl.local.mock_partner_http import MockPartnerProtocol, Reply, Request
 from syncctl.local.mock_partner_objects import ObjectAccount
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from syncctl.local.mock_partner_account import Account, Fate, PartnerConfig, find_row
+from syncctl.local.mock_partner_behaviour import Account, Fate, PartnerConfig, find_row
 from syncctl.local.mock_partner_http import Reply, Request
 
 SEARCHED = "ref"

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from syncctl.core.breaker import BreakerRules
 from syncctl.core.durations import format_duration, parse_rate
-from syncctl.core.stream import Credentials, Partner, Tls
+from syncctl.core.stream import BreakerRules, Credentials, Partner, Tls
 from syncctl.partner.auth import KINDS
 from syncctl.settings.field_types import (
     Duration,

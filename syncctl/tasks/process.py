@@ -1,23 +1,20 @@
 """Makes Celery tasks of use cases, and holds the state that a worker's processes share: the stop flag and the slots."""
 
-import fcntl
 import importlib
 import multiprocessing
 import os
 import pkgutil
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec
 
 from celery import shared_task, signals
 
 from syncctl.celery_app import find_app
-from syncctl.core.batch_sizes import count_delivery_slots
 from syncctl.errors import ConfigurationError, ExitCode, SyncctlError
 from syncctl.logs import get_logger
+from syncctl.tasks.delivery_slots import Slots, count_delivery_slots
 from syncctl.wiring.connections import Connections
 
 log = get_logger(__name__)
@@ -90,51 +87,6 @@ def delivery_slot() -> Iterator[bool]:
     finally:
         if number is not None:
             slots.free(number)
-
-
-class Slots:
-    """Slots that a worker's processes and threads share; if a process dies, its slots are free again.
-
-    They are locks on the bytes of a file without a name, which no other program can open, replace or clean away. Such a
-    lock belongs to a process (fcntl(2)), so the threads of one process also need a list.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the worker
-        self._lock = threading.Lock()
-        self._taken: tuple[int, set[int]] = (os.getpid(), set())
-
-    def take(self) -> int | None:
-        """Take a free slot and return its number; None when all are taken."""
-        with self._lock:
-            taken = self._own()
-            for number in range(self._count):
-                if number in taken:
-                    continue
-                try:
-                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-                except OSError:
-                    continue
-                taken.add(number)
-                return number
-        return None
-
-    def free(self, number: int) -> None:
-        """Give a slot back."""
-        with self._lock:
-            self._own().discard(number)
-            with suppress(ValueError):  # The worker has ended, and its slots with it.
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _own(self) -> set[int]:
-        if self._taken[0] != os.getpid():
-            self._taken = (os.getpid(), set())
-        return self._taken[1]
 
 
 LOADED_BEFORE_FORKS = ("core", "ledger", "broker", "sources", "partner", "pipeline", "channels", "archive", "wiring")

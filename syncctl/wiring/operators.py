@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from syncctl.errors import ServiceUnavailable
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
-from syncctl.wiring.row_path import wake_while_possible
+from syncctl.wiring.wake_ups import wake_while_possible
 
 if TYPE_CHECKING:
     from syncctl.core.rows import Row, Value

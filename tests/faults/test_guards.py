@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Verdict
 from syncctl.core.records import Record
 from syncctl.core.rows import Row
+from syncctl.core.stream import BreakerRules
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.expressions import SYNCCTL

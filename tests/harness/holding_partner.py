@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, replace
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
-from syncctl.local.mock_partner_account import find_row
+from syncctl.local.mock_partner_behaviour import find_row
 from syncctl.local.mock_partner_http import MockPartnerProtocol, Reply, Request
 
 NEVER_SECONDS = 1e6

@@ -13,11 +13,10 @@ from datetime import UTC, timedelta
 from pathlib import Path
 
 from syncctl.commands.report import make_page
-from syncctl.core.breaker import BreakerRules
-from syncctl.core.stream import Partner
+from syncctl.core.stream import BreakerRules, Partner
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
-from syncctl.local.mock_partner_account import PartnerConfig
+from syncctl.local.mock_partner_behaviour import PartnerConfig
 from syncctl.pipeline.reporting.report import draw_report
 from tests.harness import servers
 from tests.harness.cases import make_source

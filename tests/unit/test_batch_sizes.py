@@ -5,8 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.batch_sizes import count_delivery_slots, decide_sizes
+from syncctl.core.batch_sizes import decide_sizes
 from syncctl.core.stream import Batching
+from syncctl.tasks.delivery_slots import count_delivery_slots
 from tests.harness.cases import make_partner, make_stream
 
 RATES = st.none() | st.tuples(st.integers(1, 10_000), st.sampled_from([1.0, 60.0, 3600.0, 86400.0]))

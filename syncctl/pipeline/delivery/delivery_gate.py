@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from syncctl.core.breaker import BreakerState
 from syncctl.core.clock import boot_time
+from syncctl.core.states import BreakerState
 from syncctl.core.stream import Partner, Stream
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.keys import KnownKey

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from syncctl.core.batch_sizes import Sizes
-from syncctl.core.breaker import BreakerState
+from syncctl.core.states import BreakerState
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.batches import Claim, InFlight

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from syncctl.core.breaker import BreakerState
 from syncctl.core.fingerprint import fingerprint
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.retry import decide_delay
-from syncctl.core.states import State
+from syncctl.core.states import BreakerState, State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.delivery_state import Transition

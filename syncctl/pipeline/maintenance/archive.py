@@ -5,11 +5,11 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from syncctl.archive.archive_files import ArchivedFile, append_lines, list_files
+from syncctl.archive.archive_files import ArchivedFile, append_lines, day_of, list_files
 from syncctl.archive.frames import Damage
 from syncctl.core.ids import key_id
 from syncctl.errors import TroubleFound, UsageError
@@ -46,7 +46,7 @@ def archive_records(directory: Path, stream: str, documents: Sequence[Doc]) -> N
     """
     days: dict[date, list[bytes]] = {}
     for document in documents:
-        days.setdefault(document["finished_at"].astimezone(UTC).date(), []).append(to_line(document))
+        days.setdefault(day_of(document["finished_at"]), []).append(to_line(document))
     for day, lines in days.items():
         append_lines(directory, stream, day, lines)
 
@@ -68,8 +68,8 @@ def search_archive(
         TroubleFound: The directory cannot be read.
     """
     begin = begin_line(wanted.record_id).rstrip() if wanted.record_id is not None else b""
-    since = wanted.since.astimezone(UTC).date() if wanted.since else None
-    until = wanted.until.astimezone(UTC).date() if wanted.until else None
+    since = day_of(wanted.since) if wanted.since else None
+    until = day_of(wanted.until) if wanted.until else None
     files = list_files(directory, streams=wanted.streams, since=since, until=until)
     match = _Match(wanted)
     # A database without a name is a temporary file that SQLite removes with the connection.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
+from syncctl.core.states import BreakerState
 from syncctl.core.time_zone import HOUR, floor_hour
 from syncctl.ledger.alerts import FIRING, AlertKey
 from syncctl.ledger.holds import find_pause

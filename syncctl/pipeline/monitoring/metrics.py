@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from syncctl.core.breaker import BreakerState
 from syncctl.core.histogram import DELIVERY_BOUNDS_MS, LATENCY_BOUNDS_MS, accumulate, estimate_sum
 from syncctl.core.metric_table import (
     ATTEMPT_OUTCOMES,
@@ -13,6 +12,7 @@ from syncctl.core.metric_table import (
     Distribution,
     Samples,
 )
+from syncctl.core.states import BreakerState
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import count_permits

@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from syncctl.console import format_count
-from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
 from syncctl.core.quiet_hours import QuietHours, to_local
-from syncctl.core.states import UNFINISHED_COUNTS
+from syncctl.core.states import UNFINISHED_COUNTS, BreakerState
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import count_permits

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from syncctl.core.breaker import BreakerState
 from syncctl.core.minute_rates import read_flow
-from syncctl.core.states import RETRYING, UNFINISHED_COUNTS, State
+from syncctl.core.states import RETRYING, UNFINISHED_COUNTS, BreakerState, State
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from syncctl.core.batch_sizes import Sizes
-from syncctl.core.breaker import BreakerState
 from syncctl.core.outcome import Verdict
 from syncctl.core.records import read_idempotency_key
 from syncctl.core.rows import Row
-from syncctl.core.states import TERMINAL, State, name_state
+from syncctl.core.states import TERMINAL, BreakerState, State, name_state
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import SourceError, SyncctlError, TroubleFound
 from syncctl.ledger.batches import Claim

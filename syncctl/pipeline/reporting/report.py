@@ -16,7 +16,7 @@ from syncctl.core.time_zone import (
     shift_back,
 )
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline.reporting.report_sums import By, Figures, Summary
+from syncctl.pipeline.reporting.report_summary import By, Figures, Summary
 from syncctl.pipeline.reporting.roll_up import bring_up_to_date
 
 TOP_ERRORS = 10

@@ -7,7 +7,7 @@ from datetime import UTC, timedelta
 from syncctl.core.time_zone import HOUR, floor_day, floor_hour
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import FREEZE_AFTER, HourCounts, RollUp
-from syncctl.pipeline.reporting.report_sums import StreamDays
+from syncctl.pipeline.reporting.report_summary import StreamDays
 
 HOURS_AT_ONCE = 24
 DAY = timedelta(days=1)

@@ -7,11 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import TERMINAL, UNFINISHED, State
-from syncctl.core.stream import Ambiguous, Child, Lookup, Mode, Partner, RetrySchedule
+from syncctl.core.stream import Ambiguous, BreakerRules, Child, Lookup, Mode, Partner, RetrySchedule
 from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
 from syncctl.partner.call_runner import CallResult, WaitingCall

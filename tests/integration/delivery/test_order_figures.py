@@ -14,8 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncctl.core.breaker import BreakerRules
-from syncctl.core.stream import RetrySchedule
+from syncctl.core.stream import BreakerRules, RetrySchedule
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.harness.testbed import ListReader, Testbed, version_row
 

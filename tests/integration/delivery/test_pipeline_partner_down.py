@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import HALF_OPEN_STARTS_AT, BreakerRules, BreakerState
 from syncctl.core.outcome import OutcomeRules, Verdict
 from syncctl.core.records import Record
-from syncctl.core.stream import RetrySchedule
-from syncctl.ledger.breakers import Tally
+from syncctl.core.states import BreakerState
+from syncctl.core.stream import BreakerRules, RetrySchedule
+from syncctl.ledger.breakers import HALF_OPEN_STARTS_AT, Tally
 from syncctl.local.mock_partner import MockPartner
-from syncctl.local.mock_partner_account import PartnerConfig
+from syncctl.local.mock_partner_behaviour import PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline.delivery.delivery_gate import LOOK_EVERY_SECONDS
 from syncctl.pipeline.delivery.dispatch import PROBE_SECONDS, Taken

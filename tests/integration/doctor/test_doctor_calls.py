@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import BreakerRules
-from syncctl.core.stream import Batching
+from syncctl.core.stream import Batching, BreakerRules
 from syncctl.doctor.check import Status
 from syncctl.doctor.partner import check_calls
 from syncctl.doctor.streams import check_stream

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import HALF_OPEN_ENDS_AT, HALF_OPEN_STARTS_AT, BreakerRules, BreakerState
-from syncctl.ledger.breakers import BreakerGate, Tally
+from syncctl.core.states import BreakerState
+from syncctl.core.stream import BreakerRules
+from syncctl.ledger.breakers import HALF_OPEN_ENDS_AT, HALF_OPEN_STARTS_AT, BreakerGate, Tally
 from syncctl.ledger.ledger import Ledger
 
 RULES = BreakerRules(minimum_calls=10, failure_rate=0.7, open_seconds=30.0, longest_open_seconds=100.0)

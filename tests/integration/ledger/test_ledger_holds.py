@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import BreakerRules
+from syncctl.core.stream import BreakerRules
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.holds import Hold
 from syncctl.ledger.ledger import Ledger

@@ -15,16 +15,16 @@ from syncctl.channels.webhook import WebhookChannel
 from syncctl.commands.status_lines import list_warnings
 from syncctl.core.alert_channels import MailTarget, WebhookTarget
 from syncctl.core.alert_rules import DEFAULTS, RULES, parse_threshold
-from syncctl.core.breaker import BreakerRules
 from syncctl.core.quiet_hours import parse_quiet_hours
 from syncctl.core.schema_changes import SchemaChange
+from syncctl.core.stream import BreakerRules
 from syncctl.core.time_zone import floor_hour
 from syncctl.doctor.alerts import check_channel, check_firing
 from syncctl.doctor.check import Status
 from syncctl.ledger.alerts import AlertKey, AlertMessage
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
-from syncctl.local.mock_partner_account import PartnerConfig
+from syncctl.local.mock_partner_behaviour import PartnerConfig
 from syncctl.local.mongod import Mongod
 from syncctl.pipeline.monitoring.alert_measures import MEASURES
 from syncctl.pipeline.monitoring.alert_sending import (

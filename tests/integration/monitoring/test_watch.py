@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import BreakerRules
+from syncctl.core.stream import BreakerRules
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.expressions import MINUTES_KEPT, SYNCCTL
 from syncctl.ledger.ledger import Ledger

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import BreakerRules, BreakerState
 from syncctl.core.outcome import OutcomeRules, Verdict
-from syncctl.core.stream import Batching, RetrySchedule
+from syncctl.core.states import BreakerState
+from syncctl.core.stream import Batching, BreakerRules, RetrySchedule
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
 from tests.harness.http_partner import HttpPartner
 from tests.harness.source_db import SourceDb

@@ -16,7 +16,7 @@ from syncctl.core.stream import Source, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
-from syncctl.local.mock_partner_account import PartnerConfig
+from syncctl.local.mock_partner_behaviour import PartnerConfig
 from syncctl.local.mongod import Mongod
 from syncctl.pipeline.polling.poll import poll_stream
 from syncctl.sources.reader import StreamReader

@@ -20,7 +20,7 @@ from syncctl.core.stream import Child, Source, Stream
 from syncctl.errors import ConfigurationError, LeaseHeld, SourceError
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
-from syncctl.local.mock_partner_account import PartnerConfig
+from syncctl.local.mock_partner_behaviour import PartnerConfig
 from syncctl.local.mongod import Mongod
 from syncctl.pipeline.maintenance.cleanup import clean_up
 from syncctl.pipeline.operations.replay import Selection, discard_records

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from syncctl.commands.report import make_page
-from syncctl.core.breaker import BreakerRules
+from syncctl.core.stream import BreakerRules
 from syncctl.pipeline.reporting.report import draw_report
 from tests.harness.chromium import CHROMIUM, Chromium, open_chromium
 from tests.harness.outage import run_outage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 CODE = """
 from syncctl.celery_app import app
-from syncctl.tasks.heartbeat import HeartbeatScheduler
+from syncctl.tasks.scheduler import HeartbeatScheduler
 
 scheduler = HeartbeatScheduler(app=app, lazy=True)
 held = scheduler.connection

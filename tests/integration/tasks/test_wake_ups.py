@@ -10,7 +10,7 @@ from redis import Redis
 from syncctl.errors import ServiceUnavailable, UsageError
 from syncctl.local.redis_server import RedisServer
 from syncctl.settings import load_settings
-from syncctl.wiring import row_path
+from syncctl.wiring import row_path, wake_ups
 from syncctl.wiring.connections import Connections
 from tests.harness.source_db import SourceDb
 
@@ -36,7 +36,7 @@ def test_a_poll_wakes_one_worker_however_many_pages_it_reads(connections: Connec
     run = row_path.poll(connections, "orders")
     assert (run.logged, run.dispatched) == (3, 3)
     assert connections.broker.count_waiting() == 1
-    assert row_path.wake(connections, "orders")
+    assert wake_ups.wake(connections, "orders")
     assert connections.broker.count_waiting() == 1
 
 
@@ -44,7 +44,7 @@ def test_as_many_are_woken_as_there_are_slots(connections: Connections) -> None:
     connections.ledger.heartbeats.record_worker("w1", {"pid": 1, "queues": ["deliver"], "slots": 2})
     connections.ledger.heartbeats.record_worker("w2", {"pid": 2, "queues": ["deliver"], "slots": 1})
     for _ in range(5):
-        assert row_path.wake(connections, "orders")
+        assert wake_ups.wake(connections, "orders")
     assert connections.broker.count_waiting() == 3
 
 
@@ -66,8 +66,8 @@ def test_no_worker_is_woken_where_nothing_is_due(connections: Connections) -> No
 
 def test_an_unknown_stream_wakes_nobody(connections: Connections) -> None:
     with pytest.raises(UsageError):
-        row_path.wake(connections, "unknown")
-    assert not row_path.wake_while_possible(connections, "unknown")()
+        wake_ups.wake(connections, "unknown")
+    assert not wake_ups.wake_while_possible(connections, "unknown")()
     with pytest.raises(UsageError):
         row_path.deliver(connections, "unknown")
 
@@ -76,7 +76,7 @@ def test_without_redis_rows_are_logged_and_stay_due(without_redis: Connections) 
     run = row_path.poll(without_redis, "orders")
     assert (run.logged, run.dispatched, run.error) == (3, 0, None)
     with pytest.raises(ServiceUnavailable, match="Redis"):
-        row_path.wake(without_redis, "orders")
+        wake_ups.wake(without_redis, "orders")
     assert row_path.maintain_streams(without_redis) == []
     assert without_redis.ledger.records.has_due("orders")
 
@@ -91,7 +91,7 @@ def test_a_delivery_loop_asks_a_redis_that_hangs_once_and_leaves_it_alone(
         own_redis.freeze()
         started = time.monotonic()
         for _ in range(5):
-            row_path.wake_in_passing(opened, "orders")
+            wake_ups.wake_in_passing(opened, "orders")
         took = time.monotonic() - started
         own_redis.thaw()
         assert took < 2.0

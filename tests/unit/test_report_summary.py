@@ -10,7 +10,7 @@ import pytest
 from syncctl.core.histogram import bucket_of
 from syncctl.core.time_zone import HOUR
 from syncctl.pipeline.reporting.report import choose_period
-from syncctl.pipeline.reporting.report_sums import Figures, Summary
+from syncctl.pipeline.reporting.report_summary import Figures, Summary
 
 BERLIN = ZoneInfo("Europe/Berlin")
 KOLKATA = ZoneInfo("Asia/Kolkata")

@@ -256,7 +256,7 @@ def _read_result(seal: Seal, task_id: str, answer: bytes) -> tuple[float, str]:
 
 def _distrust(why: str) -> ServiceUnavailable:
     return ServiceUnavailable(
-        "broker: reached; result: not one that a worker of this project wrote",
+        "broker: reached; result: not written by a worker of this project",
         service="result",
         why=why,
         hint="bring all workers to one version, and find out who else writes to this Redis",

@@ -67,8 +67,8 @@ def inspect(
 ) -> ExitCode:
     """List a source's tables, or show how best to read one and write the settings for it.
 
-    For a table it shows the key, the number of rows, each mode in which it can be read, the safest first, whether an
-    index serves the cursor, and a [streams.NAME] section; tables that refer to it by a foreign key are proposed as its
+    For a table it shows the key, the number of rows, the modes in which it can be read (the safest first), whether an
+    index serves the cursor, and a [streams.NAME] section. Tables that refer to it by a foreign key are proposed as its
     children, commented out. The output is valid TOML, because everything except the section is a comment. On SQL Server
     only the catalog is read, and no table. --write appends the section to syncctl.toml, unless the name is taken or the
     settings would become invalid (exit code 2).

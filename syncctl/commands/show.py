@@ -59,11 +59,11 @@ def show(
 ) -> ExitCode:
     """Show the story of a row: its versions, what happened to them, and what differs.
 
-    The newest version of a key comes first. The timeline says when the row was found and logged, each attempt with the
-    partner's answer, replays, discards, newer versions, and what was written back into the source. Below, the row as
-    the source has it now, its newest version and the delivered one are compared field by field. If the source cannot
-    be reached, the rest is shown. The beginning of an id is enough if no other id begins with it. The filters select
-    records as in syncctl records. Exit code 1: there is no such record.
+    The newest version of a key comes first. The timeline shows when the row was found and logged, each attempt with
+    the partner's answer, replays, discards, newer versions, and outcomes that were written back into the source. Below
+    it, the row as the source has it now is compared with its newest and its delivered version, field by field. If the
+    source cannot be reached, the rest is shown. The beginning of an id is enough if no other id begins with it. The
+    filters select records as in syncctl records. Exit code 1: there is no such record.
 
     With --request it shows the HTTP request instead, also as a curl command: the next request, or the last one of a
     finished record. If the mapping has changed since, it shows what a replay would send. Nothing is sent. Exit code 1:

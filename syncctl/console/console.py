@@ -173,7 +173,7 @@ class Console:
                 raise TroubleFound(
                     "cannot write the output",
                     why=error.strerror or str(error),
-                    hint="make room where it is written; the command itself was carried out as far as it had come",
+                    hint="make room where the output is written; what the command had done before that stays done",
                 ) from error
 
     def say(self, text: str = "") -> None:

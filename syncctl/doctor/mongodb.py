@@ -101,8 +101,8 @@ def check_members(services: "Services") -> Finding:
     if apart >= MEMBERS_APART_SECONDS:
         findings.append(
             warned(
-                f"the clock of {ahead} is {apart:.1f} s ahead of that of {behind}; when one becomes primary after the "
-                "other, leases end and retries come that much too early or too late",
+                f"the clock of {ahead} is {apart:.1f} s ahead of that of {behind}; if one of them "
+                "follows the other as the primary, leases end and retries come too early or too late by that much",
                 "synchronise the machines of all members: timedatectl set-ntp true",
             )
         )
@@ -115,8 +115,8 @@ def check_version(services: "Services") -> Finding:
     form = schema.check()
     if form.version > schema.known:
         return warned(
-            f"the ledger has version {form.version}, and this syncctl writes {schema.known}: it can go on, but does "
-            "not know what is new",
+            f"the ledger has version {form.version}, and this syncctl writes {schema.known}: it can use the "
+            "ledger, but does not know what is new in it",
             f"run {form.written_by} or later on this machine too",
         )
     if form.version < schema.known and not form.is_empty:

@@ -112,8 +112,8 @@ def check_clock(source: Diagnostics, ledger_clock: Callable[[], datetime]) -> Fi
     if apart <= CLOCKS_APART_SECONDS:
         return passed(detail)
     return warned(
-        f"{detail}: a lookback must be longer than that if several machines set the times, and a time given to rewind"
-        " is MongoDB's",
+        f"{detail}: if several machines set the times, a lookback must be longer than that; and rewind takes a time by "
+        "MongoDB's clock",
         "synchronise both machines: timedatectl set-ntp true (on Windows: w32tm /resync)",
     )
 
@@ -127,7 +127,9 @@ def check_transactions(source: Diagnostics) -> Finding:
     rows = source.try_ask(sql.OLDEST_TRANSACTION)
     oldest = None if isinstance(rows, Unavailable) or not rows else rows[0]
     if not held_back:
-        elsewhere = "" if oldest is None else f"; the oldest one, which holds none: {_describe_transaction(oldest)}"
+        elsewhere = (
+            "" if oldest is None else f"; the oldest open transaction holds none back: {_describe_transaction(oldest)}"
+        )
         return passed(f"no open transaction holds rowversions back{elsewhere}")
     detail = f"an open transaction holds the last {held_back:,} rowversions back"
     if isinstance(rows, Unavailable):
@@ -257,7 +259,7 @@ def check_tracking(source: Diagnostics, stream: Stream, cursor: Mapping[str, Any
         )
     if isinstance(oldest, Unavailable):
         return skipped(
-            f"{detail}; it cannot be seen whether all changes since then are still known: {oldest.why}", oldest.grant
+            f"{detail}; whether all changes since then are still known is unknown: {oldest.why}", oldest.grant
         )
     return passed(detail)
 

@@ -182,7 +182,7 @@ def _find_value(column: str, record: Record) -> Value:
     if column.startswith(REMOTE):
         value = record.remote.get(column[len(REMOTE) :])
         if value is None:
-            raise Unsendable(f"the path needs {column}, which no version of this row has brought")
+            raise Unsendable(f"the path needs {column}, which no answer has brought for this row yet")
         return value
     if record.payload is not None and column in record.payload:
         value = record.payload[column]

@@ -76,7 +76,7 @@ class LookupSettings(Section):
         sample={"id": "items[0].id"},
     )
     when: Annotated[Literal["doubt", "always"], Lower] = setting(
-        "doubt", "doubt: after a call that may have created it | always: before a first call too"
+        "doubt", "doubt: only after a call that may have created it | always: also before the first call"
     )
 
     @rule("endpoint", "capture", "when")

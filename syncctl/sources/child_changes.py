@@ -139,8 +139,8 @@ class ChildFollower:
         texts = self._mode.warnings()
         if self.layout_mode == "change_tracking" and not self.sees_deletes:
             on = ", ".join(pair.child.name for pair in self._described.pairs)
-            why = f"because the primary key of the table does not hold {on}"
-            texts = (*texts, f"the row to which a deleted or moved row belonged is not found, {why}")
+            why = f"because the primary key of the table does not include {on}"
+            texts = (*texts, f"if one of them is deleted or moved, the row to which it belonged is not found, {why}")
         elif self.layout_mode != "change_tracking" and self._opened.run(self._child.pages.has_null_cursor):
             name = self._child.layout.cursor_name
             texts = (*texts, f"changes of rows without a value in {name} are not found: set it in each row")

@@ -157,7 +157,9 @@ def read_cursor(
         raise _changed(stream, "its key has another number of columns now")
     if holds_text and isinstance(position.value, int | float | Decimal):
         # As text, 10 comes before 9: rows after the cursor would be passed over (invariant 12).
-        raise _changed(stream, f"it is the number {position.text}, and {column} holds text now, which sorts otherwise")
+        raise _changed(
+            stream, f"it is the number {position.text}, and {column} holds text now, which sorts differently"
+        )
     return CursorState(
         mode=mode, column=column, position=position, floor=read_position(floor, stream) if floor else None
     )

@@ -674,7 +674,8 @@ def test_rows_that_are_passed_over_are_named_with_the_command_that_reads_them(
     assert poll()[0]["status"] == "ok"
     check, stream, shown = poll(STREAMS__ORDERS__WHERE="note <> 'x'")
     assert check["status"] == "warn"
-    assert "where has changed: rows that it did not include before" in check["detail"]
+    assert "where has changed: rows before the cursor" in check["detail"]
+    assert "that it did not include so far are not read" in check["detail"]
     assert "syncctl rewind orders --to beginning" in check["hint"]
     assert stream["notes"][0].startswith("where has changed")
     assert "where has changed" in shown

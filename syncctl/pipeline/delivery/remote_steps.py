@@ -97,7 +97,7 @@ def _find_missing(path: str, values: Mapping[str, object]) -> str | None:
 
 
 def _fail(record: Record, name: str, endpoint: str) -> Transition:
-    reason = f"{endpoint} needs remote.{name}, which no version of this row has brought and none will"
+    reason = f"{endpoint} needs remote.{name}, which no answer has brought for this row, and none can any more"
     return Transition(record=record, state=State.FAILED, reason=reason)
 
 

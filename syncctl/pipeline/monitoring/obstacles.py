@@ -406,8 +406,8 @@ def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obsta
         yield Obstacle(
             kind="not_acknowledged",
             detail=f"{format_count(count, 'record')} could not be acknowledged in the source: {reason}",
-            hint="the statement must change the row that it is given, and the login must have the rights that "
-            f"streams.{name}.acknowledge needs; it is tried again each minute",
+            hint="the statement must change the row whose key and version it gets, and the login must have the rights "
+            f"that streams.{name}.acknowledge needs; it is tried again each minute",
         )
     if facts.plan.written_columns:
         yield from _find_write_back_obstacles(ledger.write_backs.read_lag(name), facts)

@@ -71,9 +71,9 @@ def _refuse(name: str, cursor: Cursor, before: Basis, now: Basis, lost: frozense
     at = str(cursor["at"])
     return SourceError(
         f"stream {name} cannot go on: it reads {is_now} now",
-        why=f"its cursor {at} is a place in {was}, and rows that lie before it here would be passed over",
+        why=f"its cursor {at} belongs to {was}; if the stream went on, it would pass over the rows before this cursor",
         hint=f"undo the change of {setting}; or say where to go on: {write_rewind(name, _BEGINNING)} (all rows; "
-        f"unchanged ones are not sent), --to now, or, if it is the same place: {write_rewind(name, at)}",
+        f"unchanged ones are not sent), --to now, or, if the cursor is still right: {write_rewind(name, at)}",
     )
 
 
@@ -94,7 +94,7 @@ def _tell(stream: Stream, cursor: Cursor, part: Part, before: Basis) -> Note:
             hint=f"to go there: {write_rewind(name, stream.start)}; to stay: {stay}; or undo the change",
         )
     return Note(
-        text=f"{part} has changed: rows that it did not include before lie behind the cursor {at} and are not read",
+        text=f"{part} has changed: rows before the cursor {at} that it did not include so far are not read",
         hint=f"to read them: {write_rewind(name, _BEGINNING)}; if there are none: {stay}; or undo the change",
     )
 
@@ -137,11 +137,13 @@ def check_witnesses(lease: PollLease, reader: "StreamReader") -> Witnesses | Non
 def _refuse_impostors(name: str, cursor: Cursor, impostors: list[Witness], reader: "StreamReader") -> SourceRestored:
     at, column = str(cursor["at"]), reader.cursor_column
     shown = ", ".join(witness.at for witness in impostors[-SHOWN:])
-    cause = "versions are given out a second time" if reader.cursor_kind == "versions" else "there are other rows now"
+    cause = (
+        "versions are given out a second time" if reader.cursor_kind == "versions" else "other rows are in their place"
+    )
     return SourceRestored(
         f"stream {name} cannot go on: the database was restored, or the table was filled anew",
-        why=f"in the place of the rows that were read with {column} {shown}, {cause}; such rows up to the cursor {at} "
-        "would be passed over",
+        why=f"rows were read with {column} {shown}, but now {cause}; if the stream went on, it would pass over such "
+        f"rows up to the cursor {at}",
         hint=f"read all rows (unchanged ones are not sent): {write_rewind(name, _BEGINNING)}; or, if these rows were "
         f"only changed: {write_rewind(name, at)}",
     )

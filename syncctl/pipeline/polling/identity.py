@@ -136,6 +136,7 @@ def source_restored(stream: Stream, key: Mapping[str, Any], version: str) -> Sou
     name = stream.name
     return SourceRestored(
         f"stream {name} stopped: the source's versions have begun again",
-        why=f"row {shown} came back in version {version}, which the ledger has with other content, or as an older one",
+        why=f"row {shown} came back in version {version}, which the ledger has with other content, or as an older "
+        "version of this row",
         hint=f"see syncctl show {name} {shown}; if the database was restored: syncctl rewind {name} --to beginning",
     )

@@ -352,8 +352,8 @@ class Increasing:
         notes: tuple[str, ...] = ()
         if gone:
             name = self._column.name
-            note = f"gave up waiting for numbers of {name} missing in {show_gaps(gone)}"
-            notes = (f"{note}: rolled back or deleted, or committed later than this",)
+            note = f"gave up waiting for the missing numbers {show_gaps(gone)} of {name}"
+            notes = (f"{note}: they were rolled back or deleted, or are committed later than this",)
         if gone or is_kept:
             yield Page(rows=(), cursor=_with_gaps(state, memory), notes=notes)
 

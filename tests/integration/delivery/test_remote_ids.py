@@ -212,7 +212,7 @@ def test_a_delete_whose_id_nothing_will_bring_fails_with_why(testbed: Testbed, o
     assert delete(testbed, 1) == {"failed": 1}
     message = testbed.records()[-1]["error"]["message"]
     assert message == (
-        "DELETE /orders/{remote.id} needs remote.id, which no version of this row has brought and none will"
+        "DELETE /orders/{remote.id} needs remote.id, which no answer has brought for this row, and none can any more"
     )
 
 

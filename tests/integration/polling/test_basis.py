@@ -44,7 +44,7 @@ def test_another_table_is_refused_until_a_rewind_says_where_to_go_on(polled: Tes
     polled.change_stream(table="invoices")
     for _ in range(2):
         run = polled.poll()
-        assert "it reads table main.invoices now: its cursor 10 is a place in table main.orders" in str(run.error)
+        assert "it reads table main.invoices now: its cursor 10 belongs to table main.orders" in str(run.error)
         assert "syncctl rewind orders --to beginning (all rows" in str(run.hint)
         assert "syncctl rewind orders --to 10" in str(run.hint)
     (stream,) = read_status(
@@ -75,9 +75,7 @@ def test_another_database_is_refused(polled: Testbed, source_db: SourceDb, tmp_p
     other.create_orders(3)
     polled.source = Source(name="default", url=other.url)
     run = polled.poll()
-    assert f"it reads database {other.path} now: its cursor 10 is a place in database {source_db.path}" in str(
-        run.error
-    )
+    assert f"it reads database {other.path} now: its cursor 10 belongs to database {source_db.path}" in str(run.error)
     assert "undo the change of the URL of streams.orders.source" in str(run.hint)
     rewind(polled, "10")
     assert polled.poll().error is None
@@ -90,7 +88,7 @@ def test_another_key_is_refused(polled: Testbed) -> None:
     polled.change_stream(key=("customer", "id"))
     error = str(polled.poll().error)
     assert "it reads rows with the key customer, id now" in error
-    assert "a place in rows with the key id" in error
+    assert "belongs to rows with the key id" in error
 
 
 def test_a_cursor_column_that_holds_text_now_is_refused(testbed: Testbed, source_db: SourceDb) -> None:
@@ -118,7 +116,8 @@ def test_rows_that_where_newly_includes_are_told_of_until_they_are_read(polled: 
     for number in (11, 12):
         source_db.add_orders([number])
         (note,) = read_notes(polled)
-        assert "where has changed: rows that it did not include before lie behind the cursor" in note
+        assert "where has changed: rows before the cursor" in note
+        assert "that it did not include so far are not read" in note
         assert f"syncctl rewind orders --to {number - 1}" in note
         assert "to read them: syncctl rewind orders --to beginning" in note
     # Other spaces are no other condition.

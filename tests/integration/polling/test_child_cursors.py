@@ -435,7 +435,7 @@ def test_change_tracking_follows_a_child_and_its_deletes_where_its_key_tells_the
     sees = key == ("order_id", "line")
     assert follower.poll() == ([1] if sees else [])
     warning = (
-        "lines: the row to which a deleted or moved row belonged is not found, because the primary key of"
-        " the table does not hold order_id"
+        "lines: if one of them is deleted or moved, the row to which it belonged is not found, because the primary"
+        " key of the table does not include order_id"
     )
     assert (warning in follower.reader.warnings()) is not sees

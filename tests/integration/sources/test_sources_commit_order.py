@@ -246,7 +246,10 @@ def test_a_number_that_never_comes_is_given_up_and_told(tmp_path: Path) -> None:
     assert gaps_of(follower.cursor) == [(1, 2)]
     (page,) = follower.reader.pages(follower.cursor)
     assert page.notes == (
-        "gave up waiting for numbers of id missing in 1-2: rolled back or deleted, or committed later than this",
+        (
+            "gave up waiting for the missing numbers 1-2 of id: they were rolled back or deleted, or are committed"
+            " later than this"
+        ),
     )
     assert "gaps" not in page.cursor
     assert page.cursor["gaps_given_up"] == {"count": 1, "last": [[1, 2]]}

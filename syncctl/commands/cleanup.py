@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson, DryRun, Streams, Yes
-from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
+from syncctl.commands.session import ask_consent, choose_known, open_session
 from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
 from syncctl.commands.times import parse_seconds
 from syncctl.console import format_count, out
@@ -58,7 +59,7 @@ def cleanup(
     """
     from syncctl.archive.archive_files import ArchiveError, require_archive
     from syncctl.pipeline.maintenance.cleanup import clean_up
-    from syncctl.wiring.operators import retention_seconds
+    from syncctl.wiring.use_cases import retention_seconds
 
     ages: Mapping[str, float] | None = None
     if older_than is not None:

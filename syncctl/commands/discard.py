@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from syncctl.commands.filters import Error, Key, Limit, is_any_given, read_filters
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson, DryRun, Streams, Yes
-from syncctl.commands.session import ask_consent, name_operator, open_session
+from syncctl.commands.session import ask_consent, open_session
 from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
 from syncctl.commands.times import Since, Until
 from syncctl.console import format_count, out

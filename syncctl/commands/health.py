@@ -47,7 +47,7 @@ def health(
     if seconds <= 0:
         raise UsageError("--max-age is zero", why="no heartbeat is that recent", hint="for example: --max-age 1m")
     with open_session(ctx) as connections:
-        from syncctl.wiring.operators import read_health
+        from syncctl.wiring.use_cases import read_health
 
         current = read_health(connections, roles=tuple(Role) if role is None else (role,), max_age_seconds=seconds)
     if as_json:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import merge_streams
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson, Streams
-from syncctl.commands.session import choose_known, name_operator, open_session
+from syncctl.commands.session import choose_known, open_session
 from syncctl.console import out
 from syncctl.core.durations import parse_duration
 from syncctl.core.quiet_hours import find_instant, find_next, parse_wall_time, to_local
@@ -123,14 +124,14 @@ def resume(
         syncctl resume orders invoices --json
     """
     from syncctl.pipeline.pause import EVERYTHING, PauseScope
-    from syncctl.wiring import operators
+    from syncctl.wiring import use_cases
 
     scope = PauseScope(deliveries=deliveries, polls=polls) if polls or deliveries else EVERYTHING
     with open_session(ctx, acts=True) as connections:
         chosen = _choose(connections, merge_streams(streams, stream), partner)
         if polls and chosen.partners:
             raise _no_polls_of_partner(connections, chosen.partners[0], command="resume")
-        done = operators.resume(connections, chosen.streams, partners=chosen.partners, scope=scope, who=name_operator())
+        done = use_cases.resume(connections, chosen.streams, partners=chosen.partners, scope=scope, who=name_operator())
         left = _find_paused(connections, chosen.streams) if as_json else {}
     if as_json:
         out.print_json(

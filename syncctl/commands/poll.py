@@ -87,7 +87,7 @@ def poll(
 
 
 def _preview(connections: "Connections", streams: Sequence[str], limit: int, *, known: bool, as_json: bool) -> ExitCode:
-    from syncctl.wiring.operators import preview_poll
+    from syncctl.wiring.use_cases import preview_poll
 
     previews = [preview for name in streams for preview in preview_poll(connections, name, limit=limit, known=known)]
     if not previews and known:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import OneStream, StreamArgument, require_stream
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson, DryRun, Yes
-from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
+from syncctl.commands.session import ask_consent, choose_configured, open_session
 from syncctl.commands.times import parse_window
 from syncctl.console import format_count, out
 from syncctl.core.ids import show_key
@@ -60,7 +61,7 @@ def reconcile(
         ask_consent("log and send missing and stale rows?", yes=False)
     with open_session(ctx, acts=repair) as connections:
         (name,) = choose_configured(connections.settings, [stream])
-        from syncctl.wiring.operators import open_reconciliation
+        from syncctl.wiring.use_cases import open_reconciliation
 
         with open_reconciliation(connections, name, since=begin) as work:
             with out.progress(f"comparing {name}", unit="rows") as work.show:

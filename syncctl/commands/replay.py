@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import Error, Key, Limit, read_filters
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson, DryRun, Streams, Yes
-from syncctl.commands.session import ask_consent, name_operator, open_session
+from syncctl.commands.session import ask_consent, open_session
 from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
 from syncctl.commands.times import Since, Until, parse_seconds
 from syncctl.console import out
@@ -70,7 +71,7 @@ def replay(
         syncctl replay --id orders-3f2a9c --state delivered
         syncctl replay --error 4f1d2c77b05e --new-key     the partner remembers its rejection of the old key
     """
-    from syncctl.wiring import operators
+    from syncctl.wiring import use_cases
 
     seconds = parse_seconds(timeout, flag="--timeout")
     filters = read_filters(
@@ -79,7 +80,7 @@ def replay(
     with open_session(ctx, acts=True) as connections:
         selection = filters.select(connections, ids=record_id or ())
         with out.progress("counting the records to replay") as show:
-            plan = operators.replay(connections, selection, dry_run=True, who=name_operator(), show=show)
+            plan = use_cases.replay(connections, selection, dry_run=True, who=name_operator(), show=show)
         if dry_run or plan.matched == plan.skipped:
             _report(plan, as_json=as_json, is_empty=not dry_run)
             if not plan.matched:
@@ -93,7 +94,7 @@ def replay(
             return ExitCode.TROUBLE
         replayed: list[str] = []
         with StopSignal(notice=AFTER_BATCH) as stop, out.progress("replaying", total=count, unit="records") as show:
-            done = operators.replay(
+            done = use_cases.replay(
                 connections,
                 selection,
                 who=name_operator(),
@@ -113,7 +114,7 @@ def replay(
 
 def _warn_of_outdated_workers(connections: "Connections") -> None:
     """Warn of workers that would send the records with other settings, another schema or another version."""
-    from syncctl.wiring.operators import find_outdated_workers
+    from syncctl.wiring.use_cases import find_outdated_workers
 
     for worker in find_outdated_workers(connections):
         out.warn(f"{worker.name} {worker.difference}: restart it before the replay, or it sends as before")
@@ -176,7 +177,7 @@ def _count_left(counts: Mapping[str, int]) -> int:
 
 def _find_obstacle(connections: "Connections", streams: Collection[str]) -> str | None:
     """Return the obstacle that keeps records of these streams from being sent; None if there is none."""
-    from syncctl.wiring.operators import read_status
+    from syncctl.wiring.use_cases import read_status
 
     status = read_status(connections)
     selected = [stream for stream in status.streams if stream["stream"] in streams]

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import OneStream, StreamArgument, require_stream
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson, DryRun, Yes
-from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
+from syncctl.commands.session import ask_consent, choose_configured, open_session
 from syncctl.commands.times import parse_time
 from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
@@ -52,7 +53,7 @@ def rewind(
     stream = require_stream(named, stream, command="rewind")
     place = parse_place(to)
     from syncctl.pipeline.operations.rewind import rewind_stream, show_plan
-    from syncctl.wiring.operators import plan_rewind
+    from syncctl.wiring.use_cases import plan_rewind
 
     with open_session(ctx, acts=True) as connections:
         (name,) = choose_configured(connections.settings, [stream])

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import merge_streams
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson
-from syncctl.commands.session import choose_configured, name_operator, open_session
+from syncctl.commands.session import choose_configured, open_session
 from syncctl.commands.stop_signal import StopSignal
 from syncctl.commands.times import parse_seconds
 from syncctl.console import format_cell, out
@@ -60,7 +61,7 @@ def send(
     """
     name, row = _read_words(words or [], stream, key)
     seconds = parse_seconds(timeout, flag="--timeout")
-    from syncctl.wiring.operators import send_row
+    from syncctl.wiring.use_cases import send_row
 
     notice = "no longer waiting; if the row is not sent yet, a worker sends it in its turn"
     with (

@@ -1,7 +1,5 @@
-"""Shared parts of commands: settings, connections, the choice of streams, the operator's name and consent."""
+"""Shared parts of commands: settings, connections, the choice of streams, and consent."""
 
-import getpass
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -55,7 +53,7 @@ def open_session(ctx: typer.Context, *, acts: bool = False) -> Iterator["Connect
             so.
     """
     settings = load(ctx, acts=acts)
-    from syncctl.wiring.operators import open_connections
+    from syncctl.wiring.use_cases import open_connections
 
     with open_connections(settings) as connections:
         if acts:
@@ -100,22 +98,13 @@ def choose_known(connections: "Connections", names: Sequence[str] | None) -> tup
     """
     unknown = [name for name in names or () if name not in connections.settings.streams]
     if unknown:
-        from syncctl.wiring.operators import read_status
+        from syncctl.wiring.use_cases import read_status
 
         known = {stream["stream"] for stream in read_status(connections).streams} | set(connections.settings.streams)
         for name in unknown:
             if name not in known:
                 raise _no_such_stream(name, known)
     return tuple(dict.fromkeys(names or ()))
-
-
-def name_operator() -> str:
-    """Return `user@host` for the audit log."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def ask_consent(

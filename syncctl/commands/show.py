@@ -101,7 +101,7 @@ def show(
             selection = filters.select(connections, ids=[record] if record is not None and not is_stream else ())
             named = [(record_id, None) for record_id in _find_ids(connections, selection)]
         if request:
-            from syncctl.wiring.operators import preview_records
+            from syncctl.wiring.use_cases import preview_records
 
             previews = []
             for id_or_stream, of_row in named:
@@ -126,7 +126,7 @@ def _show_stories(
     from syncctl.commands.show_story import show_story
     from syncctl.pipeline.inspection.row_comparison import hide_masked
     from syncctl.pipeline.inspection.timeline import build_timeline
-    from syncctl.wiring.operators import compare_row
+    from syncctl.wiring.use_cases import compare_row
 
     rows = _group_by_row(records)
     timelines = [build_timeline(connections.ledger, versions) for versions in rows]

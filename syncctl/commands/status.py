@@ -79,7 +79,7 @@ def status(
             hint=f"at least {format_duration(INTERVAL_AT_LEAST_SECONDS)}",
         )
     with open_session(ctx) as connections:
-        from syncctl.wiring.operators import read_status
+        from syncctl.wiring.use_cases import read_status
 
         if watch:
             with StopSignal(notice="") as stop:
@@ -103,7 +103,7 @@ def _watch_plain(connections: "Connections", stop: StopSignal, seconds: float) -
     Raises:
         ServiceUnavailable: MongoDB cannot be reached and never could since the command began.
     """
-    from syncctl.wiring.operators import prove_answering, read_status
+    from syncctl.wiring.use_cases import prove_answering, read_status
 
     silence = Silence("MongoDB", Patience(lambda: prove_answering(connections)))
     has_read = False
@@ -135,7 +135,7 @@ def _watch_screen(connections: "Connections", stop: StopSignal, seconds: float) 
     """
     from syncctl.commands.status_screen import StatusScreen
     from syncctl.console.live import LivePicture
-    from syncctl.wiring.operators import prove_answering, read_watched
+    from syncctl.wiring.use_cases import prove_answering, read_watched
 
     screen = StatusScreen(every=format_duration(seconds))
     patience = Patience(lambda: prove_answering(connections, redis=True))

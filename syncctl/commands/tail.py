@@ -19,7 +19,7 @@ from syncctl.core.states import State
 from syncctl.errors import ExitCode, ServiceUnavailable
 
 if TYPE_CHECKING:
-    from syncctl.ledger.attempts import Attempt
+    from syncctl.ledger.attempt_feed import Attempt
     from syncctl.pipeline.inspection.tail import AttemptFeed
 
 READ_EVERY_SECONDS = 1.0
@@ -77,7 +77,7 @@ def tail(
     mark = None if error is None else read_fingerprint(error, (State.FAILED.value,))
     with open_session(ctx) as connections:
         from syncctl.pipeline.inspection.tail import AttemptFeed, AttemptFilter
-        from syncctl.wiring.operators import prove_answering
+        from syncctl.wiring.use_cases import prove_answering
 
         names = choose_known(connections, stream)
         ledger = connections.prepared_ledger

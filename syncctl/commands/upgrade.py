@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from syncctl.commands.operator_name import name_operator
 from syncctl.commands.options import AsJson
-from syncctl.commands.session import name_operator, open_session
+from syncctl.commands.session import open_session
 from syncctl.console import format_count, out
 from syncctl.errors import ExitCode
 

@@ -12,7 +12,7 @@ from syncctl.core.stream import Stream
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.ledger.streams import BODY_LIMIT_SECONDS
 from syncctl.pipeline.monitoring.obstacles import Obstacle, StreamFacts, find_obstacles, gather_facts
-from syncctl.wiring.operators import plan_stream
+from syncctl.wiring.use_cases import plan_stream
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services

@@ -14,7 +14,7 @@ from syncctl.ledger.migrations import VERSION
 from syncctl.pipeline.maintenance.maintenance import find_failing, find_overdue
 from syncctl.pipeline.monitoring.status import differs_from, list_unserved
 from syncctl.settings.describe import fingerprint_settings
-from syncctl.wiring.operators import list_maintenance
+from syncctl.wiring.use_cases import list_maintenance
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services

@@ -15,10 +15,10 @@ from syncctl.core.records import Record
 from syncctl.core.remote_values import LostObject
 from syncctl.core.rows import Value
 from syncctl.core.states import State
+from syncctl.ledger.attempt_history import REOPENED, appended, grown
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.codec import encode_values
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, SYNCCTL, in_future, or_absent, or_zero
-from syncctl.ledger.history import REOPENED, appended, grown
 from syncctl.ledger.mongo_client import edge, update_many_safely
 from syncctl.ledger.records import REFUSED_ALONE
 from syncctl.ledger.write_backs import WRITE_BACK, marked_if

@@ -12,9 +12,9 @@ from pymongo.database import Database
 from syncctl.core.fingerprint import fingerprint
 from syncctl.core.records import read_idempotency_key
 from syncctl.core.states import State
+from syncctl.ledger.attempt_history import grown
 from syncctl.ledger.batches import GIVEN_BACK, ExpiredBatch
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_absent, or_zero
-from syncctl.ledger.history import grown
 from syncctl.ledger.indexes import ONE_IN_FLIGHT
 from syncctl.ledger.keys import SentCall
 from syncctl.ledger.mongo_client import edge, update_many_safely

@@ -11,7 +11,7 @@ from pymongo.errors import OperationFailure
 
 from syncctl.ledger.acknowledgements import Acknowledgements
 from syncctl.ledger.alerts import Alerts
-from syncctl.ledger.attempts import Attempts
+from syncctl.ledger.attempt_feed import Attempts
 from syncctl.ledger.audit import Audit
 from syncctl.ledger.batches import Batches
 from syncctl.ledger.breakers import Breakers

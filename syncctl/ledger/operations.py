@@ -10,8 +10,8 @@ from pymongo.database import Database
 
 from syncctl.core.outcome import GONE_STATUSES, Verdict
 from syncctl.core.states import TERMINAL, State
+from syncctl.ledger.attempt_history import REOPENED, grown
 from syncctl.ledger.expressions import SYNCCTL, or_absent, or_zero
-from syncctl.ledger.history import REOPENED, grown
 from syncctl.ledger.indexes import KEPT, TO_ACKNOWLEDGE, TO_WRITE_BACK
 from syncctl.ledger.mongo_client import edge, update_many_safely
 from syncctl.ledger.records import LARGE_ROW_BYTES

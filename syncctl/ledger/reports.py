@@ -17,8 +17,8 @@ from pymongo.database import Database
 from syncctl.core.metric_table import name_outcome
 from syncctl.core.states import State
 from syncctl.core.time_zone import LONG_AGO
+from syncctl.ledger.attempt_history import EVENTS, FIRST_DELIVERY, truncate_hour
 from syncctl.ledger.expressions import or_zero
-from syncctl.ledger.history import EVENTS, FIRST_DELIVERY, truncate_hour
 from syncctl.ledger.mongo_client import edge, find_streams, translated, write_but_duplicates
 from syncctl.ledger.totals import is_complete
 

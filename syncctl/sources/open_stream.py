@@ -1,6 +1,5 @@
 """One open stream, through which all modes read: its relation, its layout, and queries that are tried again."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,22 +10,20 @@ from sqlalchemy import exc
 
 from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.core.stream import Stream
-from syncctl.errors import ServiceUnavailable, SourceError
+from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Relation
 from syncctl.sources.column_choice import MESSAGE_LEFT_OUT
 from syncctl.sources.cursor import CursorState, Position, read_cursor
 from syncctl.sources.dialect import ReadCeiling
-from syncctl.sources.driver_errors import is_transient
 from syncctl.sources.engines import OpenSource, connect
 from syncctl.sources.layout import Layout
 from syncctl.sources.pages import PageReader, PositionedRow, Where
+from syncctl.sources.statement_retries import run_with_retries
 
 if TYPE_CHECKING:
     from syncctl.sources.modes.change_tracking import ChangeFeed
 
 T = TypeVar("T")
-PAUSES_SECONDS = (0.2, 1.0)
-"""The pauses between tries of a statement that the server ended because of a deadlock, or refused while busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +62,12 @@ class OpenStream:
 
     def run(self, query: Callable[[sa.Connection], T]) -> T:
         """Run a query on a connection; try again after a deadlock or when the server is busy."""
-        for pause in (*PAUSES_SECONDS, None):
-            try:
-                with self.connect() as connection:
-                    return query(connection)
-            except ServiceUnavailable as error:
-                if pause is None or error.__cause__ is None or not is_transient(error.__cause__):
-                    raise
-                time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+
+        def run_once() -> T:
+            with self.connect() as connection:
+                return query(connection)
+
+        return run_with_retries(run_once)
 
     def read(self, where: Where, *, new_after: Position | None = None) -> tuple[list[PositionedRow], bool]:
         """Return one page in order, and whether there are more rows."""

@@ -8,8 +8,8 @@ from syncctl.pipeline.maintenance.cleanup import clean_up
 from syncctl.pipeline.maintenance.maintenance import maintenance_lease, note_maintenance
 from syncctl.pipeline.reporting.roll_up import roll_up_when_due as roll_up_hours
 from syncctl.tasks.process import connections, stopping, task
-from syncctl.wiring.operators import retention_seconds
 from syncctl.wiring.row_path import maintain_streams
+from syncctl.wiring.use_cases import retention_seconds
 
 LEASE_SECONDS = 900.0
 CLEANUP_AT_MOST_SECONDS = 600.0

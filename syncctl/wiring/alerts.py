@@ -11,7 +11,7 @@ from syncctl.core.redaction import redact
 from syncctl.errors import ConfigurationError, ServiceUnavailable, UsageError
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
-from syncctl.wiring.operators import list_partners_of_streams, plan_stream
+from syncctl.wiring.use_cases import list_partners_of_streams, plan_stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from syncctl.errors import ServiceUnavailable, SyncctlError
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
-from syncctl.wiring.operators import plan_stream
+from syncctl.wiring.use_cases import plan_stream
 
 if TYPE_CHECKING:
     from syncctl.core.metric_table import Samples

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from syncctl.core.time_zone import floor_hour
-from syncctl.ledger.history import SLICE_MINUTES
+from syncctl.ledger.attempt_history import SLICE_MINUTES
 from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed

@@ -173,7 +173,7 @@ def draw_all(environment: DemoEnvironment, pictures: Path, *, seconds: float, ro
     """Let rows be delivered, and draw what the commands show meanwhile and afterwards."""
     from syncctl.pipeline.selection import Selection
     from syncctl.settings import load_settings
-    from syncctl.wiring.operators import open_connections, replay
+    from syncctl.wiring.use_cases import open_connections, replay
 
     with open_connections(load_settings()) as connections:
         connections.ledger.prepare()

@@ -132,7 +132,7 @@ def run_demo(
     environment.start_services()
     with isolated_settings(environment.directory):
         from syncctl.settings import load_settings
-        from syncctl.wiring.operators import open_connections
+        from syncctl.wiring.use_cases import open_connections
 
         with open_connections(load_settings()) as connections:
             if wait(0):
@@ -170,7 +170,7 @@ class _Scenario:
         from syncctl.pipeline.monitoring.status import group_failures
         from syncctl.pipeline.reporting.report import build_report
         from syncctl.pipeline.selection import Selection
-        from syncctl.wiring.operators import replay
+        from syncctl.wiring.use_cases import replay
 
         ledger = self._connections.ledger
         self._watch("waiting for the worker and Beat", self._has_started)
@@ -274,7 +274,7 @@ class _Scenario:
 
     def _has_started(self) -> bool:
         """Tell whether worker and Beat run, so that the source is read while it is written to."""
-        from syncctl.wiring.operators import read_status
+        from syncctl.wiring.use_cases import read_status
 
         status = read_status(self._connections)
         return bool(status.workers) and status.beat["last_tick_at"] is not None
@@ -292,7 +292,7 @@ class _Scenario:
 
     def _look(self, phase: str) -> Snapshot:
         from syncctl.pipeline.monitoring.status import group_failures
-        from syncctl.wiring.operators import read_status
+        from syncctl.wiring.use_cases import read_status
 
         status = read_status(self._connections)
         stream = status.streams[0]

@@ -13,8 +13,8 @@ from syncctl.core.stream import Partner
 from syncctl.partner.address import parse_token_url, read_setting
 from syncctl.partner.auth.base import Auth, AuthError, AuthHeaders, Values
 from syncctl.partner.auth.basic import encode_basic
-from syncctl.partner.auth.client_token import Token, find_store
 from syncctl.partner.auth.shared_token import TokenCache
+from syncctl.partner.auth.token_renewal import Token, find_store
 from syncctl.partner.call import Call
 from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.response import Response, describe_refusal, make_excerpt, read_json

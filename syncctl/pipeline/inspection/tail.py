@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from syncctl.errors import ServiceUnavailable, UsageError
-from syncctl.ledger.attempts import Attempt, ChangedRecord
+from syncctl.ledger.attempt_feed import Attempt, ChangedRecord
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.selection import find_key_ids
 

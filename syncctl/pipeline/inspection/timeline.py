@@ -7,7 +7,7 @@ from typing import Any
 
 from syncctl.core.ids import epoch_of
 from syncctl.core.states import name_state
-from syncctl.ledger.attempts import ATTEMPT
+from syncctl.ledger.attempt_feed import ATTEMPT
 from syncctl.ledger.ledger import Ledger
 
 Doc = Mapping[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 from syncctl.core.minute_rates import Flow, read_flow
 from syncctl.core.states import State
-from syncctl.ledger.attempts import Attempt
+from syncctl.ledger.attempt_feed import Attempt
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from syncctl.core.histogram import percentiles
 from syncctl.core.report_points import Point
 from syncctl.core.time_zone import HOUR, LONG_AGO, floor_day, start_of_day
-from syncctl.ledger.history import SLICE_MINUTES
+from syncctl.ledger.attempt_history import SLICE_MINUTES
 from syncctl.ledger.reports import SLICED
 
 By = Literal["hour", "day", "stream", "error"]

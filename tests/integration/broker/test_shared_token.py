@@ -12,7 +12,7 @@ from redis import Redis
 from syncctl.broker.token_cache import RedisTokenCache
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.errors import ServiceUnavailable
-from syncctl.partner.auth import client_token, shared_token
+from syncctl.partner.auth import shared_token, token_renewal
 from syncctl.partner.auth.shared_token import derive_name_and_key
 from syncctl.partner.client import PartnerClient
 from tests.harness.cases import make_partner, make_record, make_stream
@@ -135,7 +135,7 @@ def test_before_its_end_one_process_renews_it_for_all(desk: TokenDesk, process: 
         send(client)
     later = time.monotonic() + 3550
     # Redis's clock is not moved, so it still keeps the old token.
-    monkeypatch.setattr(client_token, "read_clock", lambda: later)
+    monkeypatch.setattr(token_renewal, "read_clock", lambda: later)
     verdicts = [send(client).verdict for client in clients]
     assert verdicts == [Verdict.ACCEPTED] * 2
     assert desk.given == 2

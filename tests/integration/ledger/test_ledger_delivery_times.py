@@ -6,8 +6,8 @@ from typing import Any
 from syncctl.core.histogram import bucket_of
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
+from syncctl.ledger.attempt_history import HISTORY_LENGTH
 from syncctl.ledger.delivery_state import Transition
-from syncctl.ledger.history import HISTORY_LENGTH
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.reporting.roll_up import roll_up
 from tests.harness.passing_time import PAST

@@ -10,8 +10,8 @@ from syncctl.core.histogram import bucket_of
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.states import State
 from syncctl.core.time_zone import HOUR, floor_hour
+from syncctl.ledger.attempt_history import HISTORY_LENGTH
 from syncctl.ledger.delivery_state import Transition
-from syncctl.ledger.history import HISTORY_LENGTH
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HourCounts
 from syncctl.pipeline.reporting.report import build_report

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
-from syncctl.partner.auth import client_token
+from syncctl.partner.auth import token_renewal
 from syncctl.partner.client import PartnerClient
 from tests.harness.cases import make_client, make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
@@ -37,7 +37,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that tokens end by."""
     clock = Clock()
-    monkeypatch.setattr(client_token, "read_clock", clock)
+    monkeypatch.setattr(token_renewal, "read_clock", clock)
     return clock
 
 
@@ -299,11 +299,11 @@ def test_another_secret_is_another_token(desk: TokenDesk) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_is_not_held_up_by_its_parents_renewal() -> None:
     values = {"client_secret": "parent"}
-    store = client_token.find_store(values)
+    store = token_renewal.find_store(values)
     with store._lock:
         child = os.fork()
         if child == 0:
-            os._exit(0 if client_token.find_store(values) is not store else 1)
+            os._exit(0 if token_renewal.find_store(values) is not store else 1)
         assert os.waitpid(child, 0)[1] == 0
 
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from syncctl.errors import ServiceUnavailable, SourceError
-from syncctl.sources import open_stream
+from syncctl.sources import statement_retries
 from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
@@ -39,7 +39,7 @@ class Question:
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamReader:
-    monkeypatch.setattr(open_stream, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(statement_retries, "PAUSES_SECONDS", (0.0, 0.0))
     db = SourceDb(tmp_path / "source.db")
     db.create_orders(1)
     return StreamReader(make_source(db.url), make_stream())

@@ -3,8 +3,8 @@
 import pytest
 
 from syncctl.partner.auth.base import AuthError
-from syncctl.partner.auth.client_token import Token, TokenStore
 from syncctl.partner.auth.shared_token import NoSharedToken
+from syncctl.partner.auth.token_renewal import Token, TokenStore
 from syncctl.partner.call_deadline import call_deadline
 
 

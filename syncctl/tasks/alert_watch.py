@@ -13,6 +13,7 @@ from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
 from syncctl.settings import Settings
 from syncctl.settings.missing import list_missing_of_alerts
+from syncctl.tasks.fork_guard import forks
 from syncctl.wiring.alerts import watch_alerts
 from syncctl.wiring.connections import Connections
 
@@ -46,17 +47,21 @@ class AlertWatch:
     def _run(self) -> None:
         # The wait comes first: until then the heartbeats are written that show other processes that this one lives.
         while not self._done.wait(LOOKS_EVERY_SECONDS):
-            try:
-                holds = watch_alerts(self._connections)
-                if not holds and self._do_settings_hold:
-                    log.warning("alerts.settings_differ", hint="see: syncctl doctor alerts")
-                self._is_failing, self._do_settings_hold = False, holds
-            except SyncctlError as error:
-                if not self._is_failing:
-                    log.warning("alerts.not_watched", error=str(error))
-                self._is_failing = True
-            except Exception:
-                log.exception("alerts.failed")
+            with forks.held_off():
+                self._look()
+
+    def _look(self) -> None:
+        try:
+            holds = watch_alerts(self._connections)
+            if not holds and self._do_settings_hold:
+                log.warning("alerts.settings_differ", hint="see: syncctl doctor alerts")
+            self._is_failing, self._do_settings_hold = False, holds
+        except SyncctlError as error:
+            if not self._is_failing:
+                log.warning("alerts.not_watched", error=str(error))
+            self._is_failing = True
+        except Exception:
+            log.exception("alerts.failed")
 
 
 _watches: list[AlertWatch] = []

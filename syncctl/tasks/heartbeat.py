@@ -15,6 +15,7 @@ from syncctl.ledger.migrations import VERSION
 from syncctl.logs import get_logger
 from syncctl.settings.describe import fingerprint_settings
 from syncctl.tasks.delivery_slots import count_delivery_slots
+from syncctl.tasks.fork_guard import forks
 from syncctl.wiring.connections import SIGN_OF_LIFE_SECONDS, Connections
 
 if TYPE_CHECKING:
@@ -59,20 +60,25 @@ class WorkerHeartbeat:
             log.warning("worker.ledger_away", error=str(error), hint=error.hint)
 
     def _run(self) -> None:
-        self._warn_of_missing_ledger()
+        with forks.held_off():
+            self._warn_of_missing_ledger()
         while True:
-            try:
-                self._app.seal.now_ms()
-                self._connections.ledger.schema.check()
-                self._connections.ledger.heartbeats.record_worker(self._name, self._facts)
-                record_dropped(self._app, self._connections, who=self._name)
-            except ConfigurationError as error:
-                log.error("project.refused", error=str(error), hint=error.hint)  # noqa: TRY400 - no traceback
-                worker_state.should_stop = int(ExitCode.USAGE)
-            except SyncctlError as error:
-                log.warning("heartbeat.failed", error=str(error))
+            with forks.held_off():
+                self._beat()
             if self._done.wait(EVERY_SECONDS):
                 return
+
+    def _beat(self) -> None:
+        try:
+            self._app.seal.now_ms()
+            self._connections.ledger.schema.check()
+            self._connections.ledger.heartbeats.record_worker(self._name, self._facts)
+            record_dropped(self._app, self._connections, who=self._name)
+        except ConfigurationError as error:
+            log.error("project.refused", error=str(error), hint=error.hint)  # noqa: TRY400 - no traceback
+            worker_state.should_stop = int(ExitCode.USAGE)
+        except SyncctlError as error:
+            log.warning("heartbeat.failed", error=str(error))
 
 
 def record_dropped(app: "SyncctlApp", connections: Connections, *, who: str) -> None:

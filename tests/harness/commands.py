@@ -6,14 +6,16 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
 from syncctl.local.child import Child
-from tests.harness.fork_server import ForkedProcess, ForkServer, Streams
+from tests.harness.fork_server import SHOW_STACKS, ForkedProcess, ForkServer, Streams
 from tests.harness.waiting import eventually
 
 _INHERITED = (
@@ -240,8 +242,18 @@ class RunningCommand:
         self.child.kill()
 
     def wait(self, timeout: float = 30.0) -> int:
-        """Wait for its end and return its exit code."""
-        return self.child.wait(timeout)
+        """Wait for its end and return its exit code.
+
+        Raises:
+            TimeoutError: It still runs; with the stacks of its processes, and the end of its log.
+        """
+        try:
+            return self.child.wait(timeout)
+        except TimeoutError as error:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, SHOW_STACKS)
+            time.sleep(1.0)
+            raise TimeoutError(f"{self.name}: {error}\n{self.log[-20_000:]}") from None
 
     def close(self) -> None:
         """End it, whatever state it is in."""

@@ -8,6 +8,7 @@ ends: `python -m syncctl` spends most of its time on that, and the tests start a
 """
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import io
@@ -28,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SHOW_STACKS = signal.SIGUSR2
+"""The signal at which a command, and each process that it has forked, writes what its threads are doing to stderr."""
 LIBRARIES = (
     "aiohttp",
     "argparse",
@@ -273,6 +276,7 @@ def become(request: _Request) -> None:
     streams.stderr = streams.__stderr__ = _open_output(2, sys.stderr)
     sys.path[0] = request.cwd
     sys.argv[1:] = request.args
+    faulthandler.register(SHOW_STACKS, file=2)
     tell(request.status, f"pid {os.getpid()}")
     os.close(request.status)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,12 @@ PlannedCall = tuple[Record, Call]
 _HEADERS_OF_A_CALL = ("Idempotency-Key", "Syncctl-Attempt", "Content-Length")
 _MISSING: Any = object()
 """The result of a row that the response does not mention."""
+
+
+class _Several(tuple[Any, ...]):
+    """The results of a row that the response mentions more than once."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +94,7 @@ def combine_calls(
     """Combine calls that differ only in their row, in their order, up to the size of a batch.
 
     Rows that failed together with others are combined only with such rows, so that they spoil no other calls
-    (invariant 12).
+    (invariant 12). Two versions of a row go in two calls: a result that names the row would not say which it is about.
 
     Args:
         bytes_at_most: The largest size of a body, if the partner's limit is known; a single row may be larger.
@@ -98,9 +105,12 @@ def combine_calls(
         return
     waiting: dict[tuple[Any, ...], list[PlannedCall]] = {}
     sizes: dict[tuple[Any, ...], int] = {}
+    versions: Counter[tuple[Any, ...]] = Counter()
     for record, call in planned:
         at_most = min(batching.size, record.rows_at_most or batching.size)
-        kind = (at_most, *_name_likeness(record, call))
+        row = tuple(record.key.values())
+        versions[row] += 1
+        kind = (at_most, versions[row], *_name_likeness(record, call))
         alike = waiting.setdefault(kind, [])
         # Most partners have shown no limit; then nothing needs to be measured.
         size = 0 if bytes_at_most is None else len(_add_key(record, call.body, batching)) + 1
@@ -183,7 +193,7 @@ class ResultReader:
     def _capture_values(self, outcome: Outcome, result: Any, record: Record) -> Outcome:
         if self.capture is None or outcome.verdict is not Verdict.ACCEPTED or record.op == "delete":
             return outcome
-        return self.capture.add_result(outcome, result)
+        return self.capture.add_result(outcome, result[-1] if isinstance(result, _Several) else result)
 
     def _has_results(self, outcome: Outcome, response: Response) -> bool:
         """Tell whether to look for results of rows.
@@ -206,7 +216,7 @@ class ResultReader:
         """
         if self.batching.result_key is None:
             return results if len(results) == len(records) else None
-        by_name = dict(_name_results(results, parse_path(self.batching.result_key)))
+        by_name = _name_results(results, parse_path(self.batching.result_key))
         keys = [_show_key(record) for record in records]
         uses_keys = len(set(keys)) == len(records) and bool(by_name) and by_name.keys() <= set(keys)
         return [
@@ -216,6 +226,8 @@ class ResultReader:
 
     def _judge(self, whole: Outcome, result: Any, record: Record, bulk: BulkCall) -> Outcome:
         """Return the outcome of one row."""
+        if isinstance(result, _Several):
+            return self._judge_several(whole, result, record, bulk)
         if result is _MISSING:
             return _send_alone(_make_ambiguous(whole, "the response does not mention this row"), bulk)
         message = self.redact(find_message(simplejson.dumps(result, allow_nan=True)) or "", is_cut=True)
@@ -234,6 +246,15 @@ class ResultReader:
             error = f"this row was refused: {message}".rstrip(": ")
             return replace(judged, verdict=Verdict.REJECTED, error=error)
         return judged
+
+    def _judge_several(self, whole: Outcome, results: _Several, record: Record, bulk: BulkCall) -> Outcome:
+        """Return the outcome of a row with several results; if they differ, the response does not say what happened."""
+        judged = [self._judge(whole, result, record, bulk) for result in results]
+        if len({outcome.verdict for outcome in judged}) == 1:
+            return judged[-1]
+        told = next(outcome.error for outcome in judged if outcome.error is not None)
+        error = f"the response has {len(results)} different results for this row; one of them: {told}"
+        return _send_alone(_make_ambiguous(whole, error), bulk)
 
     def _judge_status(self, whole: Outcome, status: int, message: str, record: Record) -> Outcome:
         rules = self.outcomes.list_rules(record.op, names_row=True)
@@ -300,12 +321,14 @@ def _read_results(response: Response, path: str) -> list[Any] | None:
     return results if isinstance(results, list) else None
 
 
-def _name_results(results: Sequence[Any], path: tuple[str | int, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield each result with the name of its row."""
+def _name_results(results: Sequence[Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    """Return the result of each row, or its results if there are several, by the name of the row."""
+    by_name: dict[str, list[Any]] = {}
     for result in results:
         name, _ = find_value(result, path)
         if isinstance(name, str | int) and not isinstance(name, bool):
-            yield str(name), result
+            by_name.setdefault(str(name), []).append(result)
+    return {name: named[0] if len(named) == 1 else _Several(named) for name, named in by_name.items()}
 
 
 def _show_key(record: Record) -> str | None:

@@ -149,6 +149,43 @@ def test_a_row_that_the_answer_leaves_out_is_held_where_it_may_not_go_twice(batc
     )
 
 
+@pytest.mark.parametrize("statuses", [(422, 200), (200, 422), (200, 503)])
+def test_a_row_with_results_that_differ_is_neither_delivered_nor_failed(
+    batches: Testbed, statuses: tuple[int, int]
+) -> None:
+    def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        (status, listed), (first, second) = said(rows), statuses
+        (item,) = (item for row in rows if row["id"] == 3 for item in listed["results"] if item["ref"] == named(row))
+        others = [each for each in listed["results"] if each is not item]
+        return status, {"results": [{**item, "status": first}, *others, {**item, "status": second}]}
+
+    def named(row: dict[str, Any]) -> str:
+        return str(row["idempotency_key"])
+
+    batches.change_stream(batching=replace(ITEMS, size=10))
+    with BatchPartner(answer) as partner:
+        meet(batches, partner)
+        done = batches.deliver()
+    assert done == {"delivered": 9, "retrying": 1}
+    refused = max(statuses)
+    assert batches.record(3)["error"]["message"] == (
+        f"the response has 2 different results for this row; one of them: HTTP {refused} for this row: no such customer"
+    )
+
+
+@pytest.mark.parametrize(("status", "state"), [(200, "delivered"), (422, "failed")])
+def test_a_row_with_several_results_that_agree_has_their_outcome(batches: Testbed, status: int, state: str) -> None:
+    def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        kind, listed = said(rows, row3=status)
+        return kind, {"results": [item for item in listed["results"] for _ in range(2)]}
+
+    with BatchPartner(answer) as partner:
+        meet(batches, partner)
+        batches.deliver()
+    assert batches.record(3)["state"] == state
+    assert batches.record(4)["state"] == "delivered"
+
+
 @pytest.mark.parametrize(("said_of_each", "state"), [(10_000, "delivered"), (30_000, "pending")])
 def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: Testbed, said_of_each: int, state: str) -> None:
     """A call of ten rows may be answered with 64 KiB and 4 KiB for each."""
@@ -377,6 +414,20 @@ def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: Testbed
     # A call of many rows is one call to the breaker.
     assert batches.database.streams.find_one({"_id": "orders"})["breaker"]["calls"] == 6
     assert {record["state"] for record in batches.records()} == {"delivered"}
+
+
+def test_two_versions_of_a_row_do_not_go_together(testbed: Testbed, source_db: SourceDb) -> None:
+    """A partner that names rows by their own key has one name for both, and the call could not be read at all."""
+    testbed.change_stream(order="none", mode="increasing", cursor="updated_at", batching=replace(ITEMS, size=10))
+    source_db.create_orders(3)
+    testbed.poll()
+    source_db.execute("update orders set updated_at = '2026-01-02 00:00:00' where id = 2")
+    testbed.poll()
+    with BatchPartner(lambda rows: (200, {"results": [{"ref": row["id"], "status": 200} for row in rows]})) as partner:
+        meet(testbed, partner)
+        testbed.deliver()
+    assert testbed.states() == {1: ["delivered"], 2: ["delivered"] * 2, 3: ["delivered"]}
+    assert sorted(partner.rows()) == [[1, 2, 3], [2]]
 
 
 def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: Testbed) -> None:

@@ -13,7 +13,7 @@ from syncctl.core.ids import key_id
 from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Stream, has_masks
 from syncctl.errors import SourceError
-from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
+from syncctl.sources.catalog.relation import Column, Kind, Relation, escape_colons, strip_statement
 from syncctl.sources.child_relation import ChildRelation, list_parent_columns
 from syncctl.sources.children import make_children
 from syncctl.sources.column_choice import Converter, choose_columns
@@ -136,6 +136,11 @@ class PageReader:
         self._condition = [] if stream.where is None else [sa.text(f"({escape_colons(strip_statement(stream.where))})")]
         self._order_at = [names.index(column.name) for column in layout.order]
         self._key_at = [names.index(column.name) for column in layout.key]
+        # A primary key is unique by the database's own comparison. A key that the settings name may not be.
+        ordered_by = {column.name for column in layout.order}
+        is_unique = bool(relation.primary_key) and ordered_by.issuperset(relation.primary_key)
+        has_text = any(column.kind in (Kind.TEXT, Kind.OTHER) for column in layout.order)
+        self._may_have_twins = has_text and is_distinct and not is_unique
         self.keyset = Keyset(
             dialect=dialect,
             columns=layout.order,
@@ -180,7 +185,39 @@ class PageReader:
         self._check_distinct(rows)
         more = is_cut or len(rows) > limit
         complete = self.attach(connection, [row.row for row in rows[:limit]], raw_rows[:limit])
-        return rows[:complete], more or complete < len(rows)
+        more = more or complete < len(rows)
+        page = rows[:complete]
+        return page + (self._read_twins(connection, where, page, new_after) if more else []), more
+
+    def _read_twins(
+        self, connection: sa.Connection, where: Where, page: Sequence[PositionedRow], new_after: Position | None
+    ) -> list[PositionedRow]:
+        """Return the rows beyond a page that the database holds for equal to its last row, such as `a` after `A`.
+
+        They do not come after the last row, so that no page would have them (invariant 12). Their keys are spelled in
+        another way, and so they are other rows.
+
+        Raises:
+            SourceError: Two rows have the same cursor value and key.
+        """
+        last = page[-1].position
+        values = (last.value, *(last.key or ()))
+        if not self._may_have_twins or not any(isinstance(value, str) for value in values):
+            return []
+        statement = self._select(*self._mark_new(self.shown, new_after)).where(*where, self.keyset.at(values))
+        try:
+            raw_rows = connection.execute(statement).all()
+        except Exception as error:
+            if not self._dialect.is_row_data_error(error):
+                raise
+            pairs = self.read_bare_at(connection, values, is_new=page[-1].is_new)
+        else:
+            pairs = [(self.make_row(raw, is_new=new_after is None or bool(raw[-1])), raw) for raw in raw_rows]
+        self._check_distinct(sorted((row for row, _ in pairs), key=lambda row: repr(row.position)))
+        here = [row.position for row in page[-len(pairs) :]]
+        beyond = [(row, raw) for row, raw in pairs if row.position not in here]
+        self.attach_all(connection, [row.row for row, _ in beyond], [raw for _, raw in beyond])
+        return [row for row, _ in beyond]
 
     def _fetch(self, result: "sa.CursorResult[Any]") -> tuple[list[Sequence[Raw]], bool]:
         """Return the rows of a page, and whether it was cut because its rows are large (invariant 11)."""
@@ -223,13 +260,20 @@ class PageReader:
         self, shown: Sequence[sa.ColumnElement[Any]], where: Where, limit: int, new_after: Position | None
     ) -> sa.Select[Any]:
         """Return the statement of a page."""
-        columns = list(shown)
-        if new_after is not None:
-            after = self.keyset.after(new_after)
-            yes: sa.ColumnElement[Any] = sa.literal_column("1")
-            # Every row comes after the beginning; SQL Server does not accept a bare truth value in a CASE.
-            columns.append(yes if isinstance(after, True_) else sa.case((after, yes), else_=sa.literal_column("0")))
+        columns = self._mark_new(shown, new_after)
         return self._select(*columns).where(*where).order_by(*self.keyset.order_by()).limit(limit)
+
+    def _mark_new(
+        self, shown: Sequence[sa.ColumnElement[Any]], new_after: Position | None
+    ) -> list[sa.ColumnElement[Any]]:
+        """Return columns with one more that says whether a row comes after a position, if there is one."""
+        if new_after is None:
+            return list(shown)
+        after = self.keyset.after(new_after)
+        yes: sa.ColumnElement[Any] = sa.literal_column("1")
+        # Every row comes after the beginning; SQL Server does not accept a bare truth value in a CASE.
+        is_new = yes if isinstance(after, True_) else sa.case((after, yes), else_=sa.literal_column("0"))
+        return [*shown, is_new]
 
     def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
         """Return a statement for the rows that meet the stream's condition."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import mssql
 
 from syncctl.core.rows import Cursor, Page
+from syncctl.core.stream import Child, Mode
 from syncctl.errors import ConfigurationError, SourceError, SourceRestored
 from syncctl.sources.catalog.relation import Column, Kind, Relation
 from syncctl.sources.cursor import Position
@@ -206,6 +207,44 @@ def test_a_key_that_does_not_tell_rows_apart_is_refused_at_any_page_size(db: Sou
             read(db, table="doubled", cursor="at", mode="increasing", key=("id",), page_size=page_size)
         assert "id=7" in caught.value.why
         assert "streams.orders.key" in caught.value.hint
+
+
+@pytest.mark.parametrize("table", ["codes", "codes_view"])
+@pytest.mark.parametrize(("mode", "cursor"), [("snapshot", None), ("increasing", "at")])
+def test_no_row_is_passed_over_whose_key_the_database_holds_for_equal_to_another(
+    db: SourceDb, table: str, mode: Mode, cursor: str | None
+) -> None:
+    """A page that ended after `A` had no next page with `a`, which does not come after it."""
+    codes = ["A", "a", "b", "B", "b ", "c", "C"]
+    db.execute("create table codes (code text collate nocase, at integer)")
+    db.execute_many("insert into codes values (?, 7)", [(code,) for code in codes])
+    db.execute("create view codes_view as select * from codes")
+    for page_size in range(1, 8):
+        with open_stream(db, table=table, key=("code",), mode=mode, cursor=cursor, page_size=page_size) as reader:
+            rows = [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
+        assert sorted(str(row.key["code"]) for row in rows) == sorted(codes)
+
+
+def test_children_go_with_rows_whose_keys_the_database_holds_for_equal(db: SourceDb) -> None:
+    db.execute("create table codes (code text collate nocase)")
+    db.execute("create table parts (code text, part integer primary key)")
+    db.execute_many("insert into codes values (?)", [("A",), ("a",)])
+    db.execute_many("insert into parts values (?, ?)", [("A", 1), ("a", 2)])
+    child = Child(name="parts", table="parts", on=(("code", "code"),), sort=("part",))
+    settings: dict[str, Any] = {"table": "codes", "key": ("code",), "mode": "snapshot", "children": (child,)}
+    with open_stream(db, **settings, page_size=1) as reader:
+        rows = [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
+    assert {row.key["code"]: row.payload and row.payload["parts"] for row in rows} == {
+        "A": [{"part": 1}],
+        "a": [{"part": 2}],
+    }
+
+
+def test_a_key_that_comes_twice_is_refused_also_beside_another_spelling_of_it(db: SourceDb) -> None:
+    db.execute("create table codes (code text collate nocase)")
+    db.execute_many("insert into codes values (?)", [("A",), ("a",), ("A",)])
+    with pytest.raises(SourceError, match="cannot be read without losing rows"):
+        read(db, table="codes", key=("code",), mode="snapshot", page_size=1)
 
 
 def test_a_query_is_paged_like_a_table(db: SourceDb) -> None:

@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ RECORDS_IN_MEMORY = 20_000
 """The number of records that the pages of all scans of a list hold in total."""
 SMALLEST_PAGE = 20
 FINISHED = tuple(state.value for state in TERMINAL)
-KEY_READINGS_AT_MOST = 729
-"""Three readings for each of six columns: 3 to the power of 6."""
+KEY_READINGS_AT_MOST = 4096
+"""Four readings for each of six columns: 4 to the power of 6."""
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
 # An Idempotency-Key other than the record's first one is the record's id with a number appended.
 _FULL_ID = re.compile(r"(.+-[0-9a-f]{32})(?:-\d+)?")
@@ -199,10 +200,11 @@ def find_key_ids(ledger: Ledger, streams: Sequence[str], text: str) -> dict[str,
 
 
 def read_key(text: str, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the keys that a text may mean: each value as a whole number, as text, as a decimal.
+    """Yield the keys that a text may mean: each value as a whole number, as text, as a decimal, as a float.
 
     Args:
-        text: `5`, `a=1,b=2`, or a JSON object, whose values are used with the types they have.
+        text: `5`, `a=1,b=2`, or a JSON object, whose values are used with the types they have: a number with a point or
+            an exponent may be a decimal or a float.
 
     Raises:
         UsageError: The text does not name the stream's key columns.
@@ -216,11 +218,8 @@ def read_key(text: str, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
             why=f"its key columns are {', '.join(names)}",
             hint=f"write {shown}; or, of any value, '{{{quoted}}}'",
         )
-    if exact is not None:
-        yield exact
-        return
     # The columns of a key may differ in type: one may hold a text that looks like a number, another an integer.
-    readings = [_read_value(value) for value in values.values()]
+    readings = [_read_json_value(value) if exact is not None else _read_value(value) for value in values.values()]
     for chosen in islice(product(*readings), KEY_READINGS_AT_MOST):
         yield dict(zip(values, chosen, strict=True))
 
@@ -252,9 +251,14 @@ def _read_json_key(text: str) -> dict[str, Any] | None:
     return columns if is_key else None
 
 
+def _read_json_value(value: str | int | Decimal) -> list[Any]:
+    return [value, float(value)] if isinstance(value, Decimal) else [value]
+
+
 def _read_value(text: str) -> list[Any]:
-    """Return the values that a text may mean: a whole number, text, a decimal."""
-    return list({type(read): read for read in (_read_whole_number(text), text, _read_decimal(text))}.values())
+    """Return the values that a text may mean: a whole number, text, a decimal, a float."""
+    readings = (_read_whole_number(text), text, _read_decimal(text), _read_float(text))
+    return list({type(read): read for read in readings}.values())
 
 
 def _read_whole_number(text: str) -> int | str:
@@ -266,6 +270,14 @@ def _read_decimal(text: str) -> Decimal | str:
         return Decimal(text)
     except InvalidOperation:
         return text
+
+
+def _read_float(text: str) -> float | str:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
 
 
 def complete_id(ledger: Ledger, text: str) -> str:

@@ -467,6 +467,8 @@ def test_a_key_that_is_no_whole_number_is_read_as_text(text: str) -> None:
         ("bed=7,slot=5.0", {"bed": 7, "slot": Decimal("5.0")}),
         ("slot=5, bed=a,b=c", {"bed": "a,b=c", "slot": 5}),
         ('{"bed": "a,slot=9", "slot": 5}', {"bed": "a,slot=9", "slot": 5}),
+        ("bed=2,slot=1e+300", {"bed": 2.0, "slot": 1e300}),
+        ('{"bed": 2.0, "slot": 1.50}', {"bed": 2.0, "slot": Decimal("1.50")}),
     ],
 )
 def test_each_column_of_a_key_has_a_type_of_its_own(testbed: Testbed, text: str, key: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import typer
 from syncctl.commands.options import AsJson
 from syncctl.commands.session import load
 from syncctl.console import out
+from syncctl.core.safe_text import make_safe_line
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -292,8 +293,8 @@ def title_of(candidate: "Candidate") -> str:
 
 
 def _describe(table: "InspectedTable") -> str:
-    """Describe a table in TOML comments."""
-    return "\n".join(f"# {line}".rstrip() for line in _list_lines(table))
+    """Describe a table in TOML comments, which no name of a table or a column can end."""
+    return "\n".join(f"# {make_safe_line(line)}".rstrip() for line in _list_lines(table))
 
 
 def _list_lines(table: "InspectedTable") -> Iterator[str]:

@@ -46,6 +46,19 @@ def test_all_tables_are_listed(run_syncctl: Run, home: Path) -> None:
     assert "next: syncctl inspect heavy" in done.stderr
 
 
+def test_the_name_of_a_table_sets_no_setting(run_syncctl: Run, home: Path, source_db: SourceDb) -> None:
+    """People redirect the output into syncctl.toml, and a line end in the name ended its comment."""
+    table = '[x\npartner_url = "http://elsewhere.example"\n#]'
+    source_db.execute(f"create table {table} (id integer primary key, updated_at datetime not null)")
+    done = run_syncctl("inspect", table, cwd=home)
+    assert done.exit_code == 0
+    document = tomllib.loads(done.stdout)
+    assert list(document) == ["streams"]
+    (stream,) = document["streams"].values()
+    assert stream["table"] == table
+    assert r"# [x\npartner_url = " in done.stdout
+
+
 def test_inspect_of_a_table_prints_a_stream_in_toml(run_syncctl: Run, home: Path) -> None:
     done = run_syncctl("inspect", "orders", cwd=home)
     assert done.exit_code == 0

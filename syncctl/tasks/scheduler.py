@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
+from billiard.process import current_process
 from celery.beat import Scheduler, SchedulingError
 
 from syncctl import __version__
@@ -53,9 +54,12 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
 
         Raises:
             SystemExit: Beat was asked to stop, and the exception that should have ended it was swallowed on its way;
-                or a newer syncctl has upgraded the ledger.
+                the worker that Beat belongs to has died; or a newer syncctl has upgraded the ledger.
         """
         if self._is_closed:
+            raise SystemExit
+        if is_orphan():
+            log.warning("beat.worker_gone", hint="start a worker with --beat, or syncctl beat")
             raise SystemExit
         wait = super().tick(*args, **kwargs)
         if time.monotonic() - self._beaten_at >= EVERY_SECONDS:
@@ -93,6 +97,15 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         if self._connections is None:
             self._connections = Connections(self.app.settings)
         return self._connections
+
+
+def is_orphan() -> bool:
+    """Tell whether this process was started by a worker's main process that has ended without stopping it.
+
+    A worker that is killed stops nothing. Its Beat would go on for ever, with old settings and beside the next one.
+    """
+    parent = getattr(current_process(), "_parent_pid", None)
+    return parent is not None and os.getppid() != parent
 
 
 def _end_beat() -> NoReturn:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal as signals
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
+from tests.harness.process_groups import group_members
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]
@@ -86,6 +90,34 @@ def test_the_second_ctrl_c_stops_at_once(
     assert worker.wait() == 130
     counts = run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]["counts"]
     assert counts["sending"] > 0
+
+
+def test_beat_within_a_worker_ends_with_it_also_if_the_worker_is_killed(
+    start_syncctl: Start, settings_dir: Path, eventually: Eventually
+) -> None:
+    """Else it would send ticks for ever, by settings that may have changed since."""
+    worker = start_syncctl("worker", "--beat", cwd=settings_dir)
+    worker.wait_for_log("ready.")
+    os.kill(worker.pid, signals.SIGKILL)
+    eventually(lambda: group_members(worker.pid) == [], 60)
+    assert '"action": "beat.worker_gone"' in worker.log
+
+
+def test_beat_alone_goes_on_without_the_process_that_started_it(
+    settings_dir: Path, mongo_database: Any, tmp_path: Path, eventually: Eventually
+) -> None:
+    log = tmp_path / "beat.log"
+    with log.open("w") as output:
+        shell = subprocess.run(
+            ["sh", "-c", f"{Path(sys.executable).parent / 'syncctl'} beat > /dev/null & echo $!"],
+            cwd=settings_dir, stdout=subprocess.PIPE, stderr=output, text=True, check=True, start_new_session=True,
+        )  # fmt: skip
+    pid = int(shell.stdout)
+    try:
+        first = eventually(mongo_database.beat.find_one, 60)
+        eventually(lambda: mongo_database.beat.find_one()["at"] > first["at"], 60)
+    finally:
+        os.kill(pid, signals.SIGTERM)
 
 
 @pytest.mark.parametrize("forced", ["", "1"])

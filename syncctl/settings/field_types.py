@@ -20,6 +20,7 @@ from syncctl.core.write_backs import check_value_name
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _CHILD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SHORTEST_LEASE_SECONDS = 1.0
 _LONGEST_SECONDS = 100 * 365 * 86400.0
 _LARGEST_WHOLE = 2**31 - 1
 _SHORTEST_MASK_SECRET = 32
@@ -137,6 +138,12 @@ def _check_seconds(seconds: float) -> float:
     return seconds
 
 
+def _check_lease(seconds: float) -> float:
+    if seconds < _SHORTEST_LEASE_SECONDS:
+        raise ValueError("must be at least 1s; a shorter lease would run out before a call begins, and nothing be sent")
+    return seconds
+
+
 def _read_list(value: object) -> object:
     """Read a list, JSON text of one, or text with commas (the forms for variables)."""
     if not isinstance(value, str):
@@ -249,6 +256,7 @@ Lower = BeforeValidator(_read_lower)
 
 Span = Annotated[float, BeforeValidator(_read_duration), Kind.DURATION]
 Duration = Annotated[Span, Field(gt=0)]
+Lease = Annotated[Duration, AfterValidator(_check_lease)]
 OptionalSpan = Annotated[Span | None, BeforeValidator(read_absent), Kind.DURATION]
 OptionalDuration = Annotated[Duration | None, BeforeValidator(read_absent), Kind.DURATION]
 Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list), Kind.DURATION]

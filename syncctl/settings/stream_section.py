@@ -33,6 +33,7 @@ from syncctl.settings.field_types import (
     Condition,
     Count,
     Duration,
+    Lease,
     Lower,
     Masks,
     OptionalSpan,
@@ -229,8 +230,8 @@ class StreamSettings(Section):
     batch_size: Whole = setting(500, "maximum number of records that a worker takes at once")
     batch_bytes: Whole = setting(16_777_216, "maximum bytes of the rows that a worker takes at once")
     window: Whole = setting(2000, "maximum number of records in flight")
-    lease: Duration = setting(
-        "15s", "time after which the records of a dead worker are taken over; a live worker renews it"
+    lease: Lease = setting(
+        "15s", "time after which the records of a dead worker are taken over; a live worker renews it; at least 1s"
     )
 
     @rule("accepted_when", "rejected_when")

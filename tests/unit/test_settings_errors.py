@@ -38,6 +38,7 @@ WRONG_IN_STREAM = [
     ("max_delete_share = 2", "max_delete_share", "must be between 0 and 1"),
     ('mask = "drop"', "mask", 'must be a table, as in { ssn = "drop", iban = "last4" }; as a variable'),
     ('mask = { ssn = "drop", iban = "shorten" }', "mask", 'iban must be one of "drop", "hash", "last4"'),
+    ('lease = "1ms"', "lease", "must be at least 1s; a shorter lease would run out before a call begins"),
     ("page_size = 0", "page_size", "must be greater than 0"),
     ("page_size = -1", "page_size", "must be greater than 0"),
     ("page_size = 1.5", "page_size", "must be a whole number"),

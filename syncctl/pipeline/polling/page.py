@@ -34,6 +34,11 @@ CHANGED = (
     "it is now; to have changes sent, leave append_only out"
 )
 
+SHARED_KEYS = Note(
+    text="rows of one page have the same key, and only the last of them is sent",
+    hint="name the columns of `key` that identify every row; append_only sends each row",
+)
+
 
 @dataclass(kw_only=True, slots=True)
 class Progress:
@@ -81,6 +86,13 @@ class PageLog:
         self._reread = lease.reread
         #: How many of the logged records the stream's rate has counted.
         self._counted = 0
+        #: Whether a page had several rows with the same key.
+        self._has_shared_keys = False
+
+    def take_notes(self) -> list[Note]:
+        """Return the notes on the pages so far, each once in a poll."""
+        has_shared_keys = self._has_shared_keys and SHARED_KEYS not in self.progress.notes
+        return [SHARED_KEYS] if has_shared_keys else []
 
     def keep_witnesses(self, witnesses: Witnesses, telling_columns: Collection[str]) -> None:
         """Keep the last rows of each page with the cursor, beginning with the rows before it as they are now."""
@@ -164,7 +176,9 @@ class PageLog:
 
     def _log_with_keys(self, named_rows: Sequence[NamedRow], columns_fingerprint: str) -> None:
         remaining = list({named.key_id: named for named in named_rows}.values())
-        self.progress.unchanged += len(named_rows) - len(remaining)
+        if len(remaining) < len(named_rows):
+            self.progress.unchanged += len(named_rows) - len(remaining)
+            self._has_shared_keys |= _share_keys(named_rows)
         for _ in range(COMPARISONS_AT_MOST):
             if not remaining:
                 return
@@ -322,6 +336,16 @@ class PageLog:
         if not self._lease.resend_epoch:
             return record
         return replace(record, generation=self._lease.resend_epoch * GENERATIONS_AT_MOST)
+
+
+def _share_keys(named_rows: Sequence[NamedRow]) -> bool:
+    """Tell whether rows of a page that were read for the first time have the same key, but other cursor values."""
+    places: dict[str, str] = {}
+    return any(
+        places.setdefault(named.key_id, named.row.at) != named.row.at
+        for named in named_rows
+        if not named.row.again and named.row.op != "delete"
+    )
 
 
 def _observe(named: NamedRow, before: KnownKey | None, version: str) -> Observation:

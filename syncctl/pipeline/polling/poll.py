@@ -161,7 +161,7 @@ def read_pages(
             cursor = begin_round(ledger, stream, cursor)
         for page in reader.pages(cursor):
             pages.log(page, columns_fingerprint=reader.columns_fingerprint)
-            tell(pages.progress, lease, [Note(text=text) for text in page.notes])
+            tell(pages.progress, lease, [Note(text=text) for text in page.notes] + pages.take_notes())
             if wake():
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
             if should_stop() or ledger.polls.are_paused(stream.name):

@@ -192,3 +192,13 @@ def test_the_history_of_another_table_has_no_place_in_this_one(polled: Testbed, 
         assert before is not None
         with pytest.raises(UsageError, match="it read another table"):
             plan_rewind(ledger=polled.ledger, stream=polled.stream, reader=reader, to=before)
+
+
+def test_rows_of_a_page_with_the_same_key_are_told(testbed: Testbed, source_db: SourceDb) -> None:
+    """Only the last of them becomes a record: without a word, the other rows would be missing (invariant 12)."""
+    source_db.execute("create table codes (id integer primary key, code text)")
+    source_db.execute_many("insert into codes values (?, ?)", [(1, "x"), (2, "y"), (3, "x")])
+    testbed.change_stream(table="codes", key=("code",), cursor="id")
+    (note,) = read_notes(testbed)
+    assert note.startswith("rows of one page have the same key")
+    assert len(testbed.records()) == 2

@@ -401,7 +401,10 @@ class StreamSettings(Section):
     def _check_update(self) -> Broken:
         for key, is_set in (("update_endpoint", self.update_endpoint), ("lookup", self.lookup.endpoint)):
             if is_set and self.append_only:
-                yield key, "needs what the ledger knows of each row, which append_only does without; remove one of them"
+                yield (
+                    key,
+                    "needs the last state of each row, which append_only does not keep; remove one of them",
+                )
             if is_set and self.order == "none":
                 text = 'set order = "latest" or "strict"'
                 yield key, f"needs to know which version of a row comes first, and order is none; {text}"
@@ -415,7 +418,7 @@ class StreamSettings(Section):
         if self.capture and self.append_only:
             yield (
                 "capture",
-                "needs what the ledger knows of each row, which append_only does without; remove one of them",
+                "needs the last state of each row, which append_only does not keep; remove one of them",
             )
 
     @rule("capture", "rows_per_call", "batch_shape")
@@ -448,7 +451,7 @@ class StreamSettings(Section):
                 text = 'set order = "latest" or "strict"'
                 yield (
                     key,
-                    f"has remote.{names[0]}, and under order none no version waits for the one that brings it; {text}",
+                    f"uses remote.{names[0]}, but under order none a version may be sent before it is known; {text}",
                 )
 
     @rule("endpoint", "lookup")

@@ -1,8 +1,9 @@
-"""Start `syncctl` without waiting for the libraries to load: each command is a fork of a process that has loaded them.
+"""Start `syncctl` without waiting for modules to load: each command is a fork of a process that has loaded them.
 
-A command is still a separate process, with its own session, environment, working directory and streams, and it imports
-every module of syncctl itself. Only the modules of libraries are loaded when it begins, and are not torn down when it
-ends: `python -m syncctl` spends most of its time on that, and the tests start a thousand commands.
+A command is still a separate process, with its own session, environment, working directory and streams, in which
+`python -m syncctl` runs from its first line. Only the modules that it imports are loaded when it begins, and are not
+torn down when it ends: that is most of what a command costs, and the tests start a thousand of them. What depends on
+the environment or on the directory is not among these modules, as `tests/cli/test_fork_server.py` shows.
 
 `python -m tests.harness.fork_server FD` is that process, with its end of a socket; a `ForkServer` starts it.
 """
@@ -77,8 +78,12 @@ LIBRARIES = (
     "typer.main",
     "zoneinfo",
 )
+# They make the Celery app, from the settings of the working directory.
+_LOADED_BY_COMMANDS = ("syncctl.__main__", "syncctl.celery_app", "syncctl.tasks")
 # The variables that Python, or a library while it loads, has already read.
-_READ_EARLY = ("COVERAGE", "FORCE_COLOR", "LANG", "LC_", "LD_", "PYTHON", "PY_COLORS", "TERMINAL_WIDTH", "TYPER")
+_READ_EARLY = (
+    "COVERAGE", "FORCE_COLOR", "LANG", "LC_", "LD_", "PYDANTIC", "PYTHON", "PY_COLORS", "TERMINAL_WIDTH", "TYPER",
+)  # fmt: skip
 _LENGTH_BYTES = 8
 
 Streams = tuple[int, int, int]
@@ -304,9 +309,17 @@ def run_to_its_end() -> int:
     return exit_code
 
 
+def list_modules() -> list[str]:
+    """Return the modules of syncctl that load in the same way for every command."""
+    package = Path(__file__).parents[2] / "syncctl"
+    files = (file.relative_to(package.parent).with_suffix("") for file in package.rglob("*.py"))
+    names = sorted(".".join(file.parts).removesuffix(".__init__") for file in files)
+    return [name for name in names if not name.startswith(_LOADED_BY_COMMANDS)]
+
+
 def main() -> None:
     """Serve the socket with the descriptor on the command line."""
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *list_modules()):
         importlib.import_module(name)
     # The present objects stay, so the garbage collector of a fork need not scan them, which would copy them.
     gc.collect()

@@ -1,5 +1,6 @@
 """Fixtures: real servers, a source, a partner, a ledger, settings, and the installed command."""
 
+import gc
 import os
 import signal
 import uuid
@@ -35,6 +36,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# As `syncctl` does for itself: by default Python looks for cycles after 700 new objects, among ever more old ones.
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -236,6 +241,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for number in range(processes)
         for each in (*slow[number::processes], *quick[number * share : (number + 1) * share])
     ]
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests and modules, which stay to the end, out of every later search for cycles."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

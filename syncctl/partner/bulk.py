@@ -94,7 +94,8 @@ def combine_calls(
     """Combine calls that differ only in their row, in their order, up to the size of a batch.
 
     Rows that failed together with others are combined only with such rows, so that they spoil no other calls
-    (invariant 12). Two versions of a row go in two calls: a result that names the row would not say which it is about.
+    (invariant 12). Two versions of a row go in two calls if results may name rows by the row's own key: such a result
+    would not say which version it is about.
 
     Args:
         bytes_at_most: The largest size of a body, if the partner's limit is known; a single row may be larger.
@@ -106,10 +107,11 @@ def combine_calls(
     waiting: dict[tuple[Any, ...], list[PlannedCall]] = {}
     sizes: dict[tuple[Any, ...], int] = {}
     versions: Counter[tuple[Any, ...]] = Counter()
+    may_name_by_key = _may_name_by_row_key(batching)
     for record, call in planned:
         at_most = min(batching.size, record.rows_at_most or batching.size)
         row = tuple(record.key.values())
-        versions[row] += 1
+        versions[row] += may_name_by_key
         kind = (at_most, versions[row], *_name_likeness(record, call))
         alike = waiting.setdefault(kind, [])
         # Most partners have shown no limit; then nothing needs to be measured.
@@ -123,6 +125,11 @@ def combine_calls(
             yield _join_calls(alike, batching)
             alike.clear()
     yield from (_join_calls(alike, batching) for alike in waiting.values() if alike)
+
+
+def _may_name_by_row_key(batching: Batching) -> bool:
+    """Tell whether results may name rows by the row's own key; the field of the `Idempotency-Key` has just that."""
+    return batching.result_key is not None and parse_path(batching.result_key)[-1] != batching.key
 
 
 def _name_likeness(record: Record, call: Call) -> tuple[Any, ...]:

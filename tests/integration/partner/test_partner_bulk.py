@@ -430,6 +430,33 @@ def test_two_versions_of_a_row_do_not_go_together(testbed: Testbed, source_db: S
     assert sorted(partner.rows()) == [[1, 2, 3], [2]]
 
 
+@pytest.mark.parametrize(
+    "batching",
+    [
+        Batching(size=10),
+        Batching(size=10, results="results", result_status="status"),
+        Batching(size=10, results="results", result_key="idempotency_key", result_status="status"),
+    ],
+)
+def test_versions_of_a_row_go_together_where_no_result_names_their_row(
+    testbed: Testbed, source_db: SourceDb, batching: Batching
+) -> None:
+    """With `append_only`, all rows of a page may have one key: each would be a call of its own."""
+    source_db.execute("create table measurements (id integer primary key, sensor text)")
+    source_db.execute_many("insert into measurements values (?, 's')", [(number,) for number in range(1, 11)])
+    testbed.change_stream(table="measurements", key=("sensor",), cursor="id", append_only=True)
+    testbed.change_stream(order="none", batching=batching)
+    testbed.poll()
+
+    def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        return 200, {"results": [{"idempotency_key": row["idempotency_key"], "status": 200} for row in rows]}
+
+    with BatchPartner(answer) as partner:
+        meet(testbed, partner)
+        assert testbed.deliver() == {"delivered": 10}
+    assert [len(rows) for rows in partner.rows()] == [10]
+
+
 def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: Testbed) -> None:
     batches.change_stream(
         batching=Batching(size=5, under="rows", key="ref", results="$", result_accepted_when="ok=true")

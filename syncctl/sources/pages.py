@@ -140,7 +140,7 @@ class PageReader:
         ordered_by = {column.name for column in layout.order}
         is_unique = bool(relation.primary_key) and ordered_by.issuperset(relation.primary_key)
         has_text = any(column.kind in (Kind.TEXT, Kind.OTHER) for column in layout.order)
-        self._may_have_twins = has_text and is_distinct and not is_unique
+        self._has_inexact_order = has_text and is_distinct and not is_unique
         self.keyset = Keyset(
             dialect=dialect,
             columns=layout.order,
@@ -187,7 +187,23 @@ class PageReader:
         complete = self.attach(connection, [row.row for row in rows[:limit]], raw_rows[:limit])
         more = more or complete < len(rows)
         page = rows[:complete]
-        return page + (self._read_twins(connection, where, page, new_after) if more else []), more
+        if more and self._may_have_twins(rows[complete - 1 : complete + 1]):
+            page += self._read_twins(connection, where, page, new_after)
+        return page, more
+
+    def _may_have_twins(self, rows: Sequence[PositionedRow]) -> bool:
+        """Tell whether the database may hold a row for equal to the next one: it compares texts in its own way.
+
+        Args:
+            rows: The row, and the next one if it is known.
+        """
+        last, *following = [(row.position.value, *(row.position.key or ())) for row in rows]
+        if not self._has_inexact_order or not any(isinstance(value, str) for value in last):
+            return False
+        return not following or all(
+            value == other or (isinstance(value, str) and isinstance(other, str))
+            for value, other in zip(last, following[0], strict=True)
+        )
 
     def _read_twins(
         self, connection: sa.Connection, where: Where, page: Sequence[PositionedRow], new_after: Position | None
@@ -202,8 +218,6 @@ class PageReader:
         """
         last = page[-1].position
         values = (last.value, *(last.key or ()))
-        if not self._may_have_twins or not any(isinstance(value, str) for value in values):
-            return []
         statement = self._select(*self._mark_new(self.shown, new_after)).where(*where, self.keyset.at(values))
         try:
             raw_rows = connection.execute(statement).all()
@@ -313,13 +327,20 @@ class PageReader:
     def read_bare_at(
         self, connection: sa.Connection, values: Sequence[Raw], *, is_new: bool = True
     ) -> list[tuple[PositionedRow, Sequence[Raw] | None]]:
-        """Read a row as `read_at` does, without its children; also return its raw values, if it could be read."""
+        """Read a row as `read_at` does, without its children; also return its raw values, if it could be read.
+
+        If one of several rows that the database holds for equal cannot be read, none of them can.
+        """
         try:
             raw_rows = connection.execute(self._select(*self.shown).where(self.keyset.at(values))).all()
         except Exception as error:
             if not self._dialect.is_row_data_error(error):
                 raise
-            return [(self._make_unreadable(values, is_new=is_new, error=error), None)]
+            places: Sequence[Sequence[Raw]] = [values]
+            if self._has_inexact_order:
+                ordering = [self.shown[index] for index in self._order_at]
+                places = connection.execute(self._select(*ordering).where(self.keyset.at(values))).all()
+            return [(self._make_unreadable(place, is_new=is_new, error=error), None) for place in places]
         return [(self.make_row(raw, is_new=is_new), raw) for raw in raw_rows]
 
     def attach(self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None]) -> int:

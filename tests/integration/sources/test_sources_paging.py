@@ -225,6 +225,18 @@ def test_no_row_is_passed_over_whose_key_the_database_holds_for_equal_to_another
         assert sorted(str(row.key["code"]) for row in rows) == sorted(codes)
 
 
+def test_a_page_is_one_statement_where_its_last_row_cannot_be_equal_to_the_next(db: SourceDb) -> None:
+    """Most streams have another cursor value in each row."""
+    db.execute("create table codes (code text collate nocase, at integer)")
+    db.execute_many("insert into codes values ('x', ?)", [(number,) for number in range(1, 6)])
+    asked: list[str] = []
+    with open_stream(db, table="codes", key=("code",), mode="increasing", cursor="at", page_size=1) as reader:
+        engine = reader._opened.source.engine
+        sa.event.listen(engine, "before_cursor_execute", lambda _, __, text, *___: asked.append(text))
+        assert len([row for page in reader.pages(reader.start_cursor()) for row in page.rows]) == 5
+    assert all("ORDER BY" in text for text in asked if "codes" in text)
+
+
 def test_children_go_with_rows_whose_keys_the_database_holds_for_equal(db: SourceDb) -> None:
     db.execute("create table codes (code text collate nocase)")
     db.execute("create table parts (code text, part integer primary key)")
@@ -238,6 +250,21 @@ def test_children_go_with_rows_whose_keys_the_database_holds_for_equal(db: Sourc
         "A": [{"part": 1}],
         "a": [{"part": 2}],
     }
+
+
+@pytest.mark.parametrize("unreadable", ["A", "a"])
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+def test_no_row_is_passed_over_if_one_of_the_rows_with_equal_keys_cannot_be_read(
+    db: SourceDb, page_size: int, unreadable: str
+) -> None:
+    """The database finds them together, and so names none of them as the one that it could not read."""
+    db.execute("create table codes (code text collate nocase, note text)")
+    db.execute_many("insert into codes values (?, 'x')", [(code,) for code in ("0", "A", "a", "b")])
+    db.execute("update codes set note = cast(x'ff' as text) where code = ? collate binary", [unreadable])
+    with open_stream(db, table="codes", key=("code",), mode="snapshot", page_size=page_size) as reader:
+        rows = [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
+    assert {row.key["code"] for row in rows} == {"0", "A", "a", "b"}
+    assert unreadable in {row.key["code"] for row in rows if row.error}
 
 
 def test_a_key_that_comes_twice_is_refused_also_beside_another_spelling_of_it(db: SourceDb) -> None:

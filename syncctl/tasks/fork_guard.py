@@ -27,10 +27,14 @@ class ForkGuard:
         self._is_forking = False
 
     @contextmanager
-    def held_off(self) -> Iterator[None]:
-        """Hold forks off while a thread is at work; if a fork is about to happen, it comes first."""
+    def held_off(self, *, is_short: bool = False) -> Iterator[None]:
+        """Hold forks off while a thread is at work; if a fork is about to happen, it comes first.
+
+        Args:
+            is_short: The work ends soon, so it may begin while a fork still has to wait for another thread.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_forking)
+            self._changed.wait_for(lambda: not self._is_forking or (is_short and self._working > 0))
             self._working += 1
         try:
             yield

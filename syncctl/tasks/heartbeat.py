@@ -60,10 +60,11 @@ class WorkerHeartbeat:
             log.warning("worker.ledger_away", error=str(error), hint=error.hint)
 
     def _run(self) -> None:
-        with forks.held_off():
+        with forks.held_off(is_short=True):
             self._warn_of_missing_ledger()
         while True:
-            with forks.held_off():
+            # A worker that waits for a fork is alive: its heartbeat must not become too old.
+            with forks.held_off(is_short=True):
                 self._beat()
             if self._done.wait(EVERY_SECONDS):
                 return

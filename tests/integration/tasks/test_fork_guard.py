@@ -97,6 +97,27 @@ def test_work_does_not_begin_while_a_fork_waits() -> None:
     assert began.is_set()
 
 
+def test_a_heartbeat_is_written_while_a_fork_waits_for_a_message_of_an_alert(settings_dir: Path) -> None:
+    """Messages may take longer than the time after which a worker without a heartbeat is taken for dead."""
+    written = threading.Event()
+    app: Any = SimpleNamespace(
+        settings=load_settings(directory=settings_dir, environment={}),
+        seal=SimpleNamespace(now_ms=written.set),
+        message_check=SimpleNamespace(take_dropped=dict),
+    )
+    heartbeat = WorkerHeartbeat("worker@here", {"slots": 1}, app)
+    with fork_guard.forks.held_off():
+        fork = threading.Thread(target=fork_guard.forks.begin_fork)
+        fork.start()
+        time.sleep(0.1)
+        heartbeat.start()
+        assert written.wait(10)
+    fork.join(10)
+    assert not fork.is_alive()
+    fork_guard.forks.end_fork()
+    heartbeat.stop()
+
+
 def test_a_thread_that_hangs_keeps_no_fork_waiting_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

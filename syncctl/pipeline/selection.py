@@ -245,7 +245,7 @@ def _read_json_key(text: str) -> dict[str, Any] | None:
         return None
     try:
         columns = json.loads(text, parse_float=Decimal)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, InvalidOperation):
         return None
     is_key = all(isinstance(value, str | int | Decimal) for value in columns.values())
     return columns if is_key else None

@@ -455,7 +455,7 @@ def test_show_takes_the_beginning_of_an_id_if_it_is_unique(testbed: Testbed) -> 
             find_record(testbed.ledger, text)
 
 
-@pytest.mark.parametrize("text", ["²", "--5", "9" * 5000, "-"])
+@pytest.mark.parametrize("text", ["²", "--5", "9" * 5000, "-", '{"id": 1e99999999999999999999}'])
 def test_a_key_that_is_no_whole_number_is_read_as_text(text: str) -> None:
     assert {"id": text} in list(read_key(text, ["id"]))
 

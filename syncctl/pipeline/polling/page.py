@@ -88,11 +88,12 @@ class PageLog:
         self._counted = 0
         #: Whether a page had several rows with the same key.
         self._has_shared_keys = False
+        self._new_notes: list[Note] = []
 
     def take_notes(self) -> list[Note]:
-        """Return the notes on the pages so far, each once in a poll."""
-        has_shared_keys = self._has_shared_keys and SHARED_KEYS not in self.progress.notes
-        return [SHARED_KEYS] if has_shared_keys else []
+        """Return the notes on the pages since the last call; each comes once in a poll."""
+        notes, self._new_notes = self._new_notes, []
+        return notes
 
     def keep_witnesses(self, witnesses: Witnesses, telling_columns: Collection[str]) -> None:
         """Keep the last rows of each page with the cursor, beginning with the rows before it as they are now."""
@@ -178,7 +179,9 @@ class PageLog:
         remaining = list({named.key_id: named for named in named_rows}.values())
         if len(remaining) < len(named_rows):
             self.progress.unchanged += len(named_rows) - len(remaining)
-            self._has_shared_keys |= _share_keys(named_rows)
+            if not self._has_shared_keys and _share_keys(named_rows):
+                self._has_shared_keys = True
+                self._new_notes.append(SHARED_KEYS)
         for _ in range(COMPARISONS_AT_MOST):
             if not remaining:
                 return

@@ -202,3 +202,14 @@ def test_rows_of_a_page_with_the_same_key_are_told(testbed: Testbed, source_db: 
     (note,) = read_notes(testbed)
     assert note.startswith("rows of one page have the same key")
     assert len(testbed.records()) == 2
+
+
+def test_keys_that_rows_share_are_logged_once_in_a_poll_that_has_many_other_notes(
+    testbed: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("syncctl.pipeline.polling.poll.NOTES_AT_MOST", 0)
+    source_db.execute("create table codes (id integer primary key, code text)")
+    source_db.execute_many("insert into codes values (?, 'x')", [(number,) for number in range(1, 21)])
+    testbed.change_stream(table="codes", key=("code",), cursor="id", page_size=2)
+    assert testbed.poll().read == 20
+    assert caplog.text.count("poll.note") == 1

@@ -159,6 +159,7 @@ def make_app(settings: Settings) -> SyncctlApp:
         enable_utc=True,
         timezone="UTC",
     )
+    app.steps["worker"].add("syncctl.tasks.embedded_beat:EmbeddedBeat")
     return app
 
 

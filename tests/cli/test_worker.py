@@ -103,6 +103,24 @@ def test_beat_within_a_worker_ends_with_it_also_if_the_worker_is_killed(
     assert '"action": "beat.worker_gone"' in worker.log
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_beat_within_a_worker_is_started_again_if_it_is_killed(
+    pool: str, start_syncctl: Start, settings_dir: Path, mongo_database: Any, eventually: Eventually
+) -> None:
+    """Else nothing is polled or retried any more, and no service manager notices: the worker still runs."""
+    worker = start_syncctl("worker", "--beat", "--pool", pool, cwd=settings_dir)
+    killed = [None]
+    for _ in range(2):
+        running = eventually(lambda: mongo_database.beat.find_one({"_id": "beat", "pid": {"$nin": killed}}), 60)
+        os.kill(running["pid"], signals.SIGKILL)
+        killed.append(running["pid"])
+    eventually(lambda: mongo_database.beat.find_one({"_id": "beat", "pid": {"$nin": killed}}), 60)
+    assert worker.log.count('"action": "beat.started_again"') == 2
+    worker.terminate()
+    assert worker.wait() == 0, worker.log
+    assert group_members(worker.pid) == []
+
+
 def test_beat_alone_goes_on_without_the_process_that_started_it(
     settings_dir: Path, mongo_database: Any, tmp_path: Path, eventually: Eventually
 ) -> None:

@@ -243,13 +243,13 @@ class Alerts:
         return self._alerts.update_one(guard, [{"$set": changes}, {"$unset": "condition_since"}]).modified_count == 1
 
     @edge
-    def list_messages(self, channel: str) -> list[AlertMessage]:
-        """Return the messages that a channel has yet to send, the oldest first."""
+    def list_messages(self, channel: str | None = None) -> list[AlertMessage]:
+        """Return the messages that a channel has yet to send, or that any has, the oldest first."""
         messages = [
             _read_message(alert, message)
-            for alert in self._alerts.find({"outbox.channel": channel})
+            for alert in self._alerts.find({"outbox.channel": channel or {"$exists": True}})
             for message in alert["outbox"]
-            if message["channel"] == channel
+            if channel in (None, message["channel"])
         ]
         return sorted(messages, key=lambda message: message.at)
 

@@ -69,9 +69,12 @@ def send_messages(*, ledger: Ledger, channels: Sequence[Channel], project: str, 
         partners: The partner of each stream.
     """
     sent, errors = 0, {}
+    # Most of the time nothing waits: that costs one read.
+    waiting = {message.channel for message in ledger.alerts.list_messages()}
+    for name in waiting - {channel.name for channel in channels}:
+        _expire_messages(ledger, name)
     for channel in channels:
-        # Most of the time nothing waits: that costs one read.
-        if not ledger.alerts.list_messages(channel.name):
+        if channel.name not in waiting:
             continue
         if not ledger.alerts.acquire_channel(channel.name, seconds=LEASE_SECONDS):
             continue
@@ -95,10 +98,7 @@ def _send_through(
     # Read again: messages that another process has sent by now are gone.
     for message in ledger.alerts.list_messages(channel.name):
         if now - message.at > GIVEN_UP_AFTER:
-            known = ledger.alerts.load_channels().get(channel.name, {}).get("error") or "nothing could send it"
-            _give_up(
-                ledger, message, f"not taken within {GIVEN_UP_AFTER.days * 24} hours: {known}", tries=message.tries
-            )
+            _give_up_expired(ledger, message)
             continue
         # The messages of one alert keep their order.
         if message.key.id in waiting or (message.next_at is not None and message.next_at > now):
@@ -162,6 +162,26 @@ def decide_rest(outcome: SendOutcome, *, failures: int) -> float:
 
 def _double(times: int) -> float:
     return float(min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ** min(times, 10)))
+
+
+def _expire_messages(ledger: Ledger, channel: str) -> None:
+    """Give up the expired messages of a channel that this process lacks: no process may have it any more."""
+    now = ledger.streams.server_time()
+    if all(now - message.at <= GIVEN_UP_AFTER for message in ledger.alerts.list_messages(channel)):
+        return
+    if not ledger.alerts.acquire_channel(channel, seconds=LEASE_SECONDS):
+        return
+    try:
+        for message in ledger.alerts.list_messages(channel):
+            if now - message.at > GIVEN_UP_AFTER:
+                _give_up_expired(ledger, message)
+    finally:
+        ledger.alerts.release_channel(channel)
+
+
+def _give_up_expired(ledger: Ledger, message: AlertMessage) -> None:
+    known = ledger.alerts.load_channels().get(message.channel, {}).get("error") or "nothing could send it"
+    _give_up(ledger, message, f"not taken within {GIVEN_UP_AFTER.days * 24} hours: {known}", tries=message.tries)
 
 
 def _give_up(ledger: Ledger, message: AlertMessage, reason: str, *, tries: int) -> None:

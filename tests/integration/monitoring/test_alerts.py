@@ -355,6 +355,26 @@ def test_a_message_that_could_not_be_sent_for_a_day_is_given_up(
     assert alert.unsent == 0
 
 
+def test_the_messages_of_a_channel_that_has_left_the_settings_are_given_up_after_a_day(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    """Until then they wait for a process that has the channel; after that `alerts` no longer counts them."""
+    watcher.plan = make_plan("paused", channels=("email", "webhook"))
+    pause(testbed)
+    let_hours_pass(testbed.database, 2)
+    watcher.look()
+    (alert,) = read_alerts(watcher.ledger)
+    assert alert.unsent == 1
+    watcher.plan = make_plan("paused")
+    let_hours_pass(testbed.database, GIVEN_UP_AFTER / timedelta(hours=1) - 1)
+    watcher.look()
+    assert [message.channel for message in watcher.ledger.alerts.list_messages()] == ["email"]
+    let_hours_pass(testbed.database, 2)
+    watcher.look()
+    assert watcher.ledger.alerts.list_messages() == []
+    assert {message["state"] for message in webhook.taken} == {"firing"}
+
+
 def test_an_alert_that_goes_on_is_repeated_at_intervals(
     testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from syncctl.doctor.check import Finding, Unit, explain, failed, join_findings, passed, warned
 from syncctl.doctor.redis import read_version
 from syncctl.doctor.sql_server import CLOCKS_APART_SECONDS
-from syncctl.errors import ServiceUnavailable
+from syncctl.errors import ConfigurationError, ServiceUnavailable
 from syncctl.ledger.member_clocks import compare_clocks
 
 if TYPE_CHECKING:
@@ -52,13 +52,17 @@ def check_server(services: "Services") -> Finding:
 
 
 def check_majority(services: "Services") -> Finding:
-    """Check whether a majority is more than one machine's journal, and whether this member is the primary."""
+    """Check whether a majority is more than one machine's journal, and whether this primary takes writes."""
     facts = services.ledger.describe_server()
     if not facts["primary"]:
         return failed(
             "this member is not the primary, so nothing can be written",
             "name the replica set in MONGO_URL: mongodb://host1,host2,host3/celery_logs?replicaSet=NAME",
         )
+    try:
+        services.ledger.check_writable(timeout_seconds=services.timeout_seconds)
+    except (ConfigurationError, ServiceUnavailable) as error:
+        return explain(error)
     if not facts["replica_set"]:
         return warned(
             "not a replica set: a write that a majority acknowledged is in the journal of one machine only",

@@ -107,6 +107,16 @@ class Ledger:
         with translated(self.hosts), pymongo.timeout(timeout_seconds):
             self._client.admin.command("ping")
 
+    def check_writable(self, *, timeout_seconds: float) -> None:
+        """Write, without changing anything, as all changes of state are written: acknowledged by a majority.
+
+        Raises:
+            ConfigurationError: The login may only read.
+            ServiceUnavailable: There was no acknowledgement in time.
+        """
+        with translated(self.hosts), pymongo.timeout(timeout_seconds):
+            self._database.records.update_one({"_id": ""}, {"$set": {"state": "pending"}})
+
     @contextmanager
     def limit_time(self, seconds: float) -> Iterator[None]:
         """Give all operations in the block one common deadline, this many seconds from now."""

@@ -134,9 +134,11 @@ def translated(hosts: str = "") -> Iterator[None]:
                 "for the server of syncctl local: syncctl local up --save --force",
             ) from error
         if error.code == _RIGHTS_CODE:
+            # The command follows with its session and its signature, which explain nothing.
+            refused, cut, _ = str(error.details and error.details.get("errmsg")).partition(", ")
             raise ConfigurationError(
                 f"the MongoDB login{where} lacks a right",
-                why=str(error.details and error.details.get("errmsg")),
+                why=refused + (" ... }" if cut else ""),
                 hint="grant it readWrite on the ledger's database",
             ) from error
         if error.code == _BAD_VALUE_CODE and "hint" in str(error):

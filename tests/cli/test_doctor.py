@@ -252,6 +252,17 @@ def test_a_standalone_mongodb_is_a_warning(run_syncctl: Run, settings_dir: Path,
     assert "--replSet" in checks["mongodb majority"]["hint"]
 
 
+def test_a_login_that_may_only_read_the_ledger_fails(run_syncctl: Run, settings_dir: Path, tmp_path: Path) -> None:
+    with Mongod(tmp_path / "protected", protected=True) as server, connect(server.url()) as client:
+        client.admin.command("createUser", "reader", pwd="reader", roles=[{"role": "read", "db": "celery_logs"}])
+        url = f"mongodb://reader:reader@{server.address}/celery_logs?authSource=admin"
+        done = run_syncctl("doctor", "mongodb", "--json", cwd=settings_dir, env={"MONGO_URL": url})
+    check = read_checks(done)["mongodb majority"]
+    assert (done.exit_code, check["status"]) == (1, "fail")
+    assert check["detail"].endswith('not authorized on celery_logs to execute command { update: "records" ... }')
+    assert check["hint"] == "grant it readWrite on the ledger's database"
+
+
 class StandaloneMongod(Mongod):
     """A mongod that belongs to no replica set."""
 

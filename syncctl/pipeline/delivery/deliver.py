@@ -189,22 +189,31 @@ class DeliveryLoop:
             lane.give_back_planned()
 
     def _note_bug(self, lane: DeliveryLane, error: Exception) -> None:
-        """Take no more records of a stream that met a bug in syncctl; others continue, and it is raised at the end."""
-        log.exception("deliver.bug", stream=lane.name, error=type(error).__name__)
+        """Take no more records of a stream that met a bug in syncctl; others continue, and it is raised at the end.
+
+        A known error, such as a missing index or a right that the ledger's login lacks, is no bug.
+        """
         self._bugs[lane.name] = error
+        if isinstance(error, SyncctlError):
+            self._note_impossible(lane.name, error)
+            return
+        log.exception("deliver.bug", stream=lane.name, error=type(error).__name__)
         self._note_failure(lane.name, f"a bug in syncctl: {type(error).__name__}")
+
+    def _note_impossible(self, name: str, error: SyncctlError) -> None:
+        log.warning("deliver.impossible", stream=name, error=str(error), hint=error.hint)
+        self._note_failure(name, str(error))
 
     def _note_failure(self, name: str, error: str) -> None:
         """Note in the ledger that this process delivers nothing of a stream (invariant 12)."""
-        with suppress(ServiceUnavailable):
+        with suppress(SyncctlError):
             self._ledger.streams.note_delivery_error(name, error, worker=self._worker)
 
     def _open_lane(self, name: str) -> None:
         try:
             setup = self._make_setup(name)
         except SyncctlError as error:
-            log.warning("deliver.impossible", stream=name, error=str(error), hint=error.hint)
-            self._note_failure(name, str(error))
+            self._note_impossible(name, error)
             raise
         partner = setup.partner
         if partner.name not in self._runners:

@@ -11,6 +11,7 @@ import pytest
 
 from syncctl.broker.rate import SharedRate
 from syncctl.core.records import Record
+from syncctl.errors import ConfigurationError
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.local.mongod import Mongod
@@ -196,6 +197,22 @@ def test_a_bug_in_one_stream_stops_no_other(testbed: Testbed, stock: Testbed, pa
     assert {(each["state"], each["claims"]) for each in testbed.records(stream="orders")} == {("pending", 0)}
     noted = testbed.database.streams.find_one({"_id": "orders"})["health"]["delivery"]
     assert (noted["error"], noted["worker"]) == ("a bug in syncctl: ZeroDivisionError", "worker")
+
+
+def test_a_missing_index_is_named_and_is_no_bug(
+    testbed: Testbed, stock: Testbed, caplog: pytest.LogCaptureFixture
+) -> None:
+    log(testbed, 1)
+    testbed.database.records.drop_index("due")
+    try:
+        with pytest.raises(ConfigurationError):
+            run_together(testbed, stock)
+    finally:
+        testbed.ledger.prepare()
+    noted = testbed.database.streams.find_one({"_id": "orders"})["health"]["delivery"]
+    assert "lacks an index" in noted["error"]
+    logged = [record.message for record in caplog.records]
+    assert logged == ["deliver.impossible"]
 
 
 # While MongoDB is away.

@@ -187,7 +187,7 @@ def translated(
 
 def explain(error: Exception, address: Address, reading: str, *, connecting: bool) -> SyncctlError:
     """Return our error for a driver's error."""
-    cause = _find_driver_error(error)
+    cause = find_driver_error(error)
     if isinstance(cause, sqlite3.Error):
         return _explain_sqlite(cause, address, reading)
     diagnostic = read_diagnostic(cause) or Diagnostic(state="")
@@ -198,7 +198,7 @@ def explain(error: Exception, address: Address, reading: str, *, connecting: boo
     return _explain_query(diagnostic, reason, address, reading)
 
 
-def _find_driver_error(error: BaseException) -> BaseException:
+def find_driver_error(error: BaseException) -> BaseException:
     """Return the driver's error.
 
     SQLAlchemy asks a new connection for the server's version, closes it if that fails, and then fails again on the

@@ -23,7 +23,7 @@ from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError
 from syncctl.sources.catalog.relation import Column, Kind, find_name, quote_name, split_name
 from syncctl.sources.cursor import Raw, to_raw
 from syncctl.sources.dialect import Dialect
-from syncctl.sources.driver_errors import grant, is_lock, is_permission
+from syncctl.sources.driver_errors import clean_reason, find_driver_error, grant, is_lock, is_permission
 from syncctl.sources.instants import load_zone
 from syncctl.sources.open_stream import OpenStream
 from syncctl.sources.pages import Key
@@ -160,7 +160,9 @@ class RowWriter:
         except ServiceUnavailable as error:
             if not is_lock(error):
                 raise
-            raise SourceError(error.what, why=f"another program holds the row: {error.why}") from error
+            # Not the error's own reason: for SQLite, it names the time limit of a query, which does not apply here.
+            reason = clean_reason(find_driver_error(error), self._opened.source.address)
+            raise SourceError(error.what, why=f"another program holds the row: {reason}") from error
 
     def _execute(
         self,

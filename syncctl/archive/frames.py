@@ -111,7 +111,8 @@ def _read_frame(file: BinaryIO) -> tuple[bytes, int]:
                 taken += len(piece)
                 if not piece:
                     raise _Broken(
-                        "it is cut off: the cleanup that wrote it was interrupted before it removed these records"
+                        "it is cut off: the cleanup that wrote it was interrupted, and removed none of these records, "
+                        "or the file was truncated later and must be restored from a backup"
                     )
             content += decompressor.decompress(piece, _PIECE)
             if len(content) > FRAME_BYTES_AT_MOST:

@@ -64,7 +64,13 @@ def test_what_clean_up_deletes_is_found_in_the_archive(
     assert "hint: add --archive DIR" in unnamed.stderr
 
     (file,) = archive.rglob("*.zst")
-    file.write_bytes(file.read_bytes()[:-1] + b"cut off")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    truncated = run_syncctl("archive", "search", "--json", *named, cwd=away)
+    assert truncated.exit_code == 1
+    # After a copy that was interrupted, the ledger no longer has these records.
+    assert "or the file was truncated later and must be restored from a backup" in truncated.stderr
+    file.write_bytes(content[:-1] + b"cut off")
     damaged = run_syncctl("archive", "search", "--json", *named, cwd=away)
     assert (damaged.exit_code, len(damaged.json["records"])) == (1, 3)
     assert f"warning: {file}: from byte" in damaged.stderr

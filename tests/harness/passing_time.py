@@ -74,4 +74,5 @@ def let_hours_pass(database: Any, hours: float) -> None:
     for document in reports:
         if "stream" in document:
             document["_id"] = f"{document['stream']}:{document['window_start']:%Y-%m-%dT%H}"
-        database.reports.insert_one(document)
+        # Beat may have written some of them in between.
+        database.reports.replace_one({"_id": document["_id"]}, document, upsert=True)

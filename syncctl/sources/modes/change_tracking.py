@@ -17,9 +17,9 @@ from syncctl.errors import ConfigurationError, SourceRestored
 from syncctl.sources.catalog.relation import Column, Kind, Relation, escape_colons, quote_name, split_name
 from syncctl.sources.catalog.sqlserver_catalog import ISOLATION, RECOVERY_FORK, TRACKING_STATE
 from syncctl.sources.cursor import Position, Raw, tag, untag
+from syncctl.sources.keyset import Keyset
 from syncctl.sources.modes.snapshot import KeyScan
 from syncctl.sources.open_stream import OpenStream
-from syncctl.sources.pages import Keyset
 
 VERSION, OPERATION = "SYS_CHANGE_VERSION", "SYS_CHANGE_OPERATION"
 ALIAS = "ct"

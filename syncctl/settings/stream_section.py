@@ -50,6 +50,8 @@ from syncctl.settings.field_types import (
 )
 from syncctl.settings.section import Broken, Section, rule, setting
 
+_NEEDS_LAST_STATE = "needs the last state of each row, which append_only does not keep; remove one of them"
+
 
 def _known_in(kind: str) -> AfterValidator:
     """Return a validator that refuses the name of a section that does not exist."""
@@ -401,10 +403,7 @@ class StreamSettings(Section):
     def _check_update(self) -> Broken:
         for key, is_set in (("update_endpoint", self.update_endpoint), ("lookup", self.lookup.endpoint)):
             if is_set and self.append_only:
-                yield (
-                    key,
-                    "needs the last state of each row, which append_only does not keep; remove one of them",
-                )
+                yield key, _NEEDS_LAST_STATE
             if is_set and self.order == "none":
                 text = 'set order = "latest" or "strict"'
                 yield key, f"needs to know which version of a row comes first, and order is none; {text}"
@@ -416,10 +415,7 @@ class StreamSettings(Section):
     @rule("capture", "order", "append_only")
     def _check_capture(self) -> Broken:
         if self.capture and self.append_only:
-            yield (
-                "capture",
-                "needs the last state of each row, which append_only does not keep; remove one of them",
-            )
+            yield "capture", _NEEDS_LAST_STATE
 
     @rule("capture", "rows_per_call", "batch_shape")
     def _check_capture_in_bulk(self) -> Broken:

@@ -191,7 +191,7 @@ class DeliveryLoop:
     def _note_bug(self, lane: DeliveryLane, error: Exception) -> None:
         """Take no more records of a stream that met a bug in syncctl; others continue, and it is raised at the end.
 
-        A known error, such as a missing index or a right that the ledger's login lacks, is no bug.
+        A known error, such as a missing index, does the same, but is not reported as a bug.
         """
         self._bugs[lane.name] = error
         if isinstance(error, SyncctlError):
